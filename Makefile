@@ -1,0 +1,45 @@
+# `make demo` and `make test` do everything on a fresh machine with Python >= 3.11; the rest is for developers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: setup setup-dev setup-bench demo test lint bench clean
+
+setup: $(VENV)/.setup
+setup-dev: $(VENV)/.setup-dev
+setup-bench: $(VENV)/.setup-bench
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("udever needs Python 3.11 or newer; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.setup-dev: $(VENV)/.setup
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.setup-bench: $(VENV)/.setup-dev
+	$(INSTALL) --editable '.[dev,bench]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/udever demo
+
+test: setup-dev
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup-bench
+	$(BIN)/python benchmarks/encode.py
+
+clean:
+	rm -rf $(VENV) build dist
