@@ -1,0 +1,156 @@
+"""Every error udever raises on purpose, drawn as a tree; each has a stable code and a hint that says the way out.
+
+UdeverError
+├── InputError                 what the caller passed
+│   ├── EmptyTextError           an empty text has no embedding
+│   ├── TextTypeError            not a string, or a string that is no valid Unicode
+│   ├── TooManyTokensError       longer than max_tokens and truncate="error"
+│   ├── OptionError              a role, precision, device, … that does not exist
+│   ├── DimensionsError          a prefix size this model was not trained for
+│   └── FileInputError           a file that cannot be read as texts
+└── ModelError                 what stands behind a model name
+    ├── ModelNotFoundError       no built-in, folder or hub model of that name
+    ├── NotBloomError            config.json describes another architecture, or none
+    ├── ConfigError              a BLOOM config whose numbers cannot be
+    ├── NotAnEmbedderError       a tokenizer without the four markers (a base BLOOM)
+    ├── TokenizerError           tokenizer.json missing or unreadable
+    ├── TensorNamesError         missing or extra tensors
+    ├── TensorShapeError         a tensor of another shape than the config says
+    ├── CorruptFileError         a truncated or unreadable weights file
+    └── NonFiniteWeightsError    NaN or infinity among the weights
+
+This module knows nothing of texts, models or the command line.
+"""
+
+
+class UdeverError(Exception):
+    """Base of all errors raised on purpose. `code` is stable across releases; `hint` says what to do."""
+
+    code = "udever_error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class InputError(UdeverError, ValueError):
+    """What the caller passed cannot be embedded."""
+
+    code = "invalid_input"
+
+
+class _TextError(InputError):
+    """An error about one text. `index` is its position in the caller's list."""
+
+    def __init__(self, message: str, *, index: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
+
+
+class EmptyTextError(_TextError):
+    """A text of no characters."""
+
+    code = "empty_text"
+
+
+class TextTypeError(_TextError, TypeError):
+    """Not a string, or a string holding a lone surrogate."""
+
+    code = "not_a_text"
+
+
+class TooManyTokensError(_TextError):
+    """A text longer than `max_tokens` under truncate="error". `tokens` and `max_tokens` both count the two markers."""
+
+    code = "too_many_tokens"
+
+    def __init__(self, *, index: int, tokens: int, max_tokens: int) -> None:
+        super().__init__(
+            f"text {index} has {tokens} tokens, markers included; the limit is {max_tokens}",
+            index=index,
+            hint='shorten it, or pass truncate="end" or truncate="start" to cut its body',
+        )
+        self.tokens = tokens
+        self.max_tokens = max_tokens
+
+
+class OptionError(InputError):
+    """An option has a value that does not exist; the message lists those that do."""
+
+    code = "invalid_option"
+
+
+class DimensionsError(InputError):
+    """The model was not trained for a prefix of this size."""
+
+    code = "invalid_dimensions"
+
+
+class FileInputError(InputError):
+    """A file cannot be read as texts."""
+
+    code = "invalid_file"
+
+
+class ModelError(UdeverError):
+    """The model's files cannot serve as a Udever embedder."""
+
+    code = "model_error"
+
+
+class ModelNotFoundError(ModelError):
+    """No built-in model, local folder or reachable hub model has this name."""
+
+    code = "model_not_found"
+
+
+class NotBloomError(ModelError):
+    """`config.json` is missing or describes another architecture."""
+
+    code = "not_bloom"
+
+
+class ConfigError(ModelError):
+    """A BLOOM configuration with impossible numbers."""
+
+    code = "invalid_config"
+
+
+class NotAnEmbedderError(ModelError):
+    """The tokenizer lacks the markers: this is a base model."""
+
+    code = "not_an_embedder"
+
+
+class TokenizerError(ModelError):
+    """`tokenizer.json` is missing or unreadable."""
+
+    code = "invalid_tokenizer"
+
+
+class TensorNamesError(ModelError):
+    """Tensors are missing from the checkpoint, or it holds tensors that BLOOM has not."""
+
+    code = "tensor_names"
+
+
+class TensorShapeError(ModelError):
+    """A tensor's shape is not what the configuration says."""
+
+    code = "tensor_shape"
+
+
+class CorruptFileError(ModelError):
+    """A weights file is truncated or cannot be parsed."""
+
+    code = "corrupt_file"
+
+
+class NonFiniteWeightsError(ModelError):
+    """A tensor holds NaN or infinity."""
+
+    code = "non_finite_weights"
