@@ -1,0 +1,172 @@
+"""The BLOOM decoder over packed sequences: token ids in, the closing token's hidden state out.
+
+    hidden = norm(table[token_ids]);  for block in blocks: hidden = block(hidden);  vectors = norm(hidden[last tokens])
+
+Invariant: no padding enters a linear layer, the residual stream is float32 in every precision, and the last block
+computes only what the last token of each sequence needs. Knows no text and no file.
+
+Shapes: T packed tokens, S sequences, H width, N heads, D channels a head.
+"""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udever.model.attention import AlibiBias, alibi_slopes, causal_attention, closing_attention
+from udever.model.batch import PackedBatch
+from udever.model.config import BloomConfig
+from udever.model.precision import Linear, Precision, make_linear, quantize_weight
+
+
+class LayerNorm(nn.Module):
+    """Layer norm in float32, whatever the precision of the linear layers."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.register_buffer("weight", weight.float())
+        self.register_buffer("bias", bias.float())
+
+    def forward(self, x_TH: Tensor) -> Tensor:
+        """float32 [T, H] -> float32 [T, H]."""
+        return F.layer_norm(x_TH, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+class Block(nn.Module):
+    """One decoder block: attention and MLP, each behind a layer norm, each added to the residual stream."""
+
+    def __init__(self, config: BloomConfig, weights: Mapping[str, Tensor], *, precision: Precision) -> None:
+        super().__init__()
+        self.heads, self.head_width = config.heads, config.head_width
+        self.post_layernorm_residual = config.post_layernorm_residual
+
+        def linear(name: str) -> Linear:
+            scales = weights.get(f"{name}.scales")
+            return make_linear(weights[f"{name}.weight"], weights[f"{name}.bias"], precision=precision, scales=scales)
+
+        def norm(name: str) -> LayerNorm:
+            return LayerNorm(weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon=config.norm_epsilon)
+
+        self.attention_norm = norm("input_layernorm")
+        self.query = linear("query") if "query.weight" in weights else None
+        self.query_key_value = linear("query_key_value")
+        self.attention_out = linear("self_attention.dense")
+        self.mlp_norm = norm("post_attention_layernorm")
+        self.mlp_in = linear("mlp.dense_h_to_4h")
+        self.mlp_out = linear("mlp.dense_4h_to_h")
+
+    def forward(self, hidden_TH: Tensor, batch: PackedBatch, bias: AlibiBias) -> Tensor:
+        """float32 [T, H] -> float32 [T, H]."""
+        normed_TH = self.attention_norm(hidden_TH)
+        q_TND, k_TND, v_TND = self._split(self.query_key_value(normed_TH), parts=3)
+        context_TH = causal_attention(q_TND, k_TND, v_TND, batch=batch, bias=bias).flatten(1)
+        return self._after_attention(hidden_TH, normed_TH, context_TH)
+
+    def closing(self, hidden_TH: Tensor, batch: PackedBatch, bias: AlibiBias) -> Tensor:
+        """float32 [T, H] -> float32 [S, H]: the last token of each sequence alone; the block was built with `query`."""
+        query = cast(Linear, self.query)
+        last = batch.last_tokens
+        normed_TH = self.attention_norm(hidden_TH)
+        k_TND, v_TND = self._split(self.query_key_value(normed_TH), parts=2)
+        hidden_SH, normed_SH = hidden_TH[last], normed_TH[last]
+        (q_SND,) = self._split(query(normed_SH), parts=1)
+        context_SH = closing_attention(q_SND, k_TND, v_TND, batch=batch, bias=bias).flatten(1)
+        return self._after_attention(hidden_SH, normed_SH, context_SH)
+
+    def _split(self, projected: Tensor, *, parts: int) -> tuple[Tensor, ...]:
+        return projected.view(-1, parts, self.heads, self.head_width).unbind(1)
+
+    def _after_attention(self, hidden: Tensor, normed: Tensor, context: Tensor) -> Tensor:
+        residual = normed if self.post_layernorm_residual else hidden
+        hidden = residual + self.attention_out(context)
+        normed = self.mlp_norm(hidden)
+        residual = normed if self.post_layernorm_residual else hidden
+        out: Tensor = residual + self.mlp_out(self.mlp_in(normed, gelu=True))
+        return out
+
+
+class Bloom(nn.Module):
+    """BLOOM from the token table to the final norm."""
+
+    def __init__(
+        self,
+        config: BloomConfig,
+        tensors: Mapping[str, Tensor],
+        *,
+        table: Tensor,
+        precision: Precision = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Move the weights to `device` and pack them for `precision`, a block at a time.
+
+        Args:
+            tensors: every tensor but the token table, by its name without `transformer.`; or what `quantize` made of
+                them. Nothing keeps a reference to them that a packed copy replaces.
+            table: word_embeddings.weight [vocabulary, H]; on the CPU used where it lies, never copied.
+        """
+        super().__init__()
+        self.config = config
+        self.table = table.to(device)
+
+        def norm(name: str) -> LayerNorm:
+            weight, bias = (tensors[f"{name}.{kind}"].to(device) for kind in ("weight", "bias"))
+            return LayerNorm(weight, bias, epsilon=config.norm_epsilon)
+
+        def block(index: int) -> Block:
+            weights = block_weights(config, tensors, index=index)
+            return Block(config, {name: w.to(device) for name, w in weights.items()}, precision=precision)
+
+        self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
+        self.blocks = nn.ModuleList(map(block, range(config.layers)))
+        self.bias = AlibiBias(alibi_slopes(config.heads).to(device))
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Hidden state of each sequence's last token after the final norm, float32 [S, H]."""
+        hidden_TH = self.embedding_norm(F.embedding(batch.token_ids, self.table).float())
+        *earlier, last = cast(list[Block], list(self.blocks))
+        for block in earlier:
+            hidden_TH = block(hidden_TH, batch, self.bias)
+        vectors_SH: Tensor = self.final_norm(last.closing(hidden_TH, batch, self.bias))
+        return vectors_SH
+
+
+def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: int) -> dict[str, Tensor]:
+    """A block's tensors by their names inside the block, the fused projection's rows sorted into queries, keys, values.
+
+    The last block's queries come apart, since only its last tokens ask. Checkpoints interleave the three a head at a
+    time ([N, 3, D] rows).
+    """
+    prefix = f"h.{index}."
+    block = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    fused = {kind: block.pop(f"self_attention.query_key_value.{kind}", None) for kind in ("weight", "bias", "scales")}
+    for kind, tensor in fused.items():
+        if tensor is None:
+            continue
+        interleaved = tensor.reshape(config.heads, 3, config.head_width, -1)
+        rows = interleaved.transpose(0, 1).reshape(tensor.shape)
+        if index == config.layers - 1:
+            block[f"query.{kind}"], rows = rows[: config.width], rows[config.width :]
+        block[f"query_key_value.{kind}"] = rows
+    return block
+
+
+def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with every linear weight as int8, beside its scales under `….scales`: what is cached on disk."""
+    quantized = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.dim() == 2 and name.startswith("h."):
+            quantized[name], quantized[name.removesuffix("weight") + "scales"] = quantize_weight(tensor)
+    return quantized
+
+
+def closing_states(model: Bloom, batch: PackedBatch) -> Tensor:
+    """`model(batch)` without gradients, float32 [S, H]."""
+    with torch.inference_mode():
+        vectors: Tensor = model(batch)
+    return vectors
