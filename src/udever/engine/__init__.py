@@ -1,0 +1,1 @@
+"""Running the model on work: texts in, vectors out, in order."""

@@ -1,0 +1,297 @@
+"""The one door: texts in, float32 vectors out, exactly as the authors' models make them.
+
+    for each block of texts: tokenise (a block ahead, in another thread) -> pack -> model -> restore the order
+
+Invariant: a text's vector depends on the text, the role and the model only, never on its neighbours in the call.
+Knows no file format and no HTTP.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from udever.engine import loading
+from udever.engine.packing import pack
+from udever.engine.progress import length_hint, with_progress
+from udever.errors import DimensionsError, InputError, NonFiniteWeightsError, OptionError, TooManyTokensError
+from udever.model.bloom import closing_states
+from udever.model.config import BloomConfig
+from udever.model.precision import Precision
+from udever.tokenizer import ROLES, TRUNCATIONS, Role, Truncate, require_text
+
+BATCH_TOKENS = 2048
+"""Tokens the model sees at once: what 2 cores like best; a GPU wants more, see docs/performance.md."""
+BLOCK_TEXTS = 8192
+"""Texts sorted by length together; also what `embed_iter` yields at once."""
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """One call's validated options."""
+
+    role: Role
+    normalize: bool
+    dimensions: int
+    max_tokens: int
+    truncate: Truncate
+    batch_tokens: int
+
+
+class Embedder:
+    """A loaded Udever model. Make one with `Embedder.load`; it may be shared by threads that take turns."""
+
+    def __init__(self, parts: loading.Parts) -> None:
+        self._parts = parts
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        precision: str = "auto",
+        device: str = "auto",
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Embedder":
+        """Load a built-in model ("udever-nano"), a local folder, or a hub id ("izhx/udever-bloom-1b1").
+
+        Args:
+            precision: "auto" (bf16 where the hardware has it, else fp32), "fp32", "bf16" or "int8".
+            device: "auto" (cuda if there is one, else cpu), "cpu", "cuda" or "cuda:N".
+            revision: branch, tag or commit of a hub model.
+            token: access token of the hub; by default the one that is stored on this machine.
+
+        Raises:
+            ModelError: one subclass for each thing that can be wrong with the model's files.
+            OptionError: an unknown precision or device.
+        """
+        return cls(loading.load(name, precision=precision, device=device, revision=revision, token=token))
+
+    @property
+    def name(self) -> str:
+        """The model's name: as its manifest says, else as it was asked for."""
+        return self._parts.name
+
+    @property
+    def config(self) -> BloomConfig:
+        """The shape of the BLOOM underneath."""
+        return self._parts.model.config
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a full embedding."""
+        return self.config.width
+
+    @property
+    def matryoshka(self) -> tuple[int, ...]:
+        """Prefix sizes the model was trained for, ascending; empty if it was not."""
+        return self._parts.manifest.matryoshka
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest input, both markers included."""
+        return self._parts.manifest.max_tokens
+
+    @property
+    def precision(self) -> Precision:
+        """The precision in use: "fp32", "bf16" or "int8"."""
+        return self._parts.precision
+
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return str(self._parts.device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`udv1-…`: the same on every machine for the same weights, tokenizer, markers, token limit and precision.
+
+        The first call on a machine hashes the weights (about a second per gigabyte); the hash is then cached on disk.
+        """
+        return self._parts.fingerprint()
+
+    def count_tokens(self, texts: Sequence[str], role: Role = "query") -> list[int]:
+        """Tokens of each text, both markers included, before any truncation."""
+        return self._parts.tokenizer.count(_as_list(texts), role=_one_of("role", role, ROLES))
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        role: Role = "query",
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        max_tokens: int | None = None,
+        truncate: Truncate = "error",
+        progress: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Vectors:
+        """Embed a list of texts of one role; duplicates are computed once.
+
+        Args:
+            role: "query" or "document".
+            normalize: unit length; `False` gives the raw hidden states.
+            dimensions: a trained prefix size (see `matryoshka`), cut before normalising; default all.
+            max_tokens: a lower limit than the model's, both markers included.
+            truncate: what to do with longer texts: "error", or cut the body's "end" or "start", never a marker.
+            progress: show a bar on standard error.
+            batch_tokens: tokens the model sees at once; changes speed and memory, not the vectors.
+
+        Returns:
+            float32 [len(texts), dimensions], in the order of `texts`.
+
+        Raises:
+            InputError: the message names the text's index; nothing was computed for an error of type or emptiness.
+        """
+        texts = _as_list(texts)
+        options = self._options(role, normalize, dimensions, max_tokens, truncate, batch_tokens)
+        first_of: dict[str, int] = {}
+        for index, text in enumerate(texts):
+            require_text(text, index=index)
+            first_of.setdefault(text, index)
+        vectors = np.empty((len(first_of), options.dimensions), np.float32)
+        done = 0
+        blocks = self._blocks(first_of, BLOCK_TEXTS, options)
+        try:
+            for block in with_progress(blocks, total=len(first_of), shown=progress):
+                vectors[done : done + len(block)] = block
+                done += len(block)
+        except TooManyTokensError as error:  # it counts distinct texts; the caller counts all
+            index = list(first_of.values())[error.index]
+            raise TooManyTokensError(index=index, tokens=error.tokens, max_tokens=error.max_tokens) from None
+        if len(first_of) == len(texts):
+            return vectors
+        row_of = {text: row for row, text in enumerate(first_of)}
+        return vectors[[row_of[text] for text in texts]]
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        role: Role = "document",
+        *,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        max_tokens: int | None = None,
+        truncate: Truncate = "error",
+        progress: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+        block_texts: int = BLOCK_TEXTS,
+    ) -> Iterator[Vectors]:
+        """Embed a stream of any length in flat memory; options as in `embed`.
+
+        Yields:
+            float32 [at most block_texts, dimensions], in the order of `texts`. One block is read ahead.
+        """
+        if isinstance(texts, str):
+            raise _not_a_list(texts)
+        if block_texts < 1:
+            raise OptionError(f"block_texts is {block_texts}; it must be at least 1")
+        options = self._options(role, normalize, dimensions, max_tokens, truncate, batch_tokens)
+        blocks = self._blocks(texts, block_texts, options)
+        return with_progress(blocks, total=length_hint(texts), shown=progress)
+
+    def _options(
+        self,
+        role: str,
+        normalize: bool,
+        dimensions: int | None,
+        max_tokens: int | None,
+        truncate: str,
+        batch_tokens: int,
+    ) -> _Options:
+        if dimensions is not None and dimensions not in (*self.matryoshka, self.dimensions):
+            trained = ", ".join(map(str, self.matryoshka)) or f"only its full {self.dimensions}"
+            raise DimensionsError(
+                f"{self.name} has no embedding of {dimensions} dimensions", hint=f"it was trained for {trained}"
+            )
+        if max_tokens is not None and not 3 <= max_tokens <= self.max_tokens:
+            raise OptionError(
+                f"max_tokens is {max_tokens}; {self.name} takes 3 to {self.max_tokens}, both markers included"
+            )
+        if batch_tokens < 1:
+            raise OptionError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+        return _Options(
+            role=_one_of("role", role, ROLES),
+            normalize=normalize,
+            dimensions=dimensions or self.dimensions,
+            max_tokens=max_tokens or self.max_tokens,
+            truncate=_one_of("truncate", truncate, TRUNCATIONS),
+            batch_tokens=batch_tokens,
+        )
+
+    def _blocks(self, texts: Iterable[str], size: int, options: _Options) -> Iterator[Vectors]:
+        """Vectors of `size` texts at a time, the next texts being tokenised while the model runs."""
+
+        def tokenize(block: tuple[int, list[str]]) -> list[list[int]]:
+            return self._parts.tokenizer.encode(
+                block[1],
+                role=options.role,
+                max_tokens=options.max_tokens,
+                truncate=options.truncate,
+                first_index=block[0],
+            )
+
+        for sequences in _one_ahead(tokenize, _chunks(texts, size)):
+            yield self._run(sequences, options)
+
+    def _run(self, sequences: list[list[int]], options: _Options) -> Vectors:
+        """float32 [len(sequences), dimensions]; equal sequences are computed once."""
+        row_of: dict[tuple[int, ...], int] = {}
+        rows = [row_of.setdefault(tuple(sequence), len(row_of)) for sequence in sequences]
+        out = torch.empty(len(row_of), self.dimensions)
+        for indices, batch in pack(list(row_of), batch_tokens=options.batch_tokens, device=self._parts.device):
+            out[indices] = closing_states(self._parts.model, batch).to(out.device)
+        if not torch.isfinite(out).all():
+            raise NonFiniteWeightsError(
+                f"{self.name} gave a vector with NaN or infinity", hint="its token table is damaged: fetch it again"
+            )
+        out = out[:, : options.dimensions]
+        if options.normalize:
+            out = torch.nn.functional.normalize(out, dim=1)
+        vectors: Vectors = out.numpy()
+        return vectors if len(row_of) == len(rows) else vectors[rows]
+
+
+def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """`map(function, items)`, the next item's result being computed while the caller uses this one's."""
+    with ThreadPoolExecutor(1, thread_name_prefix="udever-tokenize") as pool:
+        ahead: Future[Any] | None = None
+        for item in items:
+            previous, ahead = ahead, pool.submit(function, item)
+            if previous is not None:
+                yield previous.result()
+        if ahead is not None:
+            yield ahead.result()
+
+
+def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
+    """Lists of `size` texts, each with the index of its first one."""
+    iterator, first = iter(texts), 0
+    while chunk := list(islice(iterator, size)):
+        yield first, chunk
+        first += len(chunk)
+
+
+def _as_list(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise _not_a_list(texts)
+    return list(texts)
+
+
+def _not_a_list(text: str) -> InputError:
+    return InputError(f"a list of texts is needed, not one string ({text[:40]!r})", hint="pass [text]")
+
+
+def _one_of(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    if value not in choices:
+        raise OptionError(f"{option} is {value!r}", hint=f"choose one of {', '.join(map(repr, choices))}")
+    return value

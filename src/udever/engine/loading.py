@@ -1,0 +1,98 @@
+"""From a model's name to the parts an embedder runs: tokenizer, packed model, manifest, fingerprint.
+
+Invariant: what cannot be a Udever embedder is refused here, each reason with its own error, before any text is seen.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import cached_assets_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from udever.engine import registry
+from udever.engine.registry import Manifest
+from udever.errors import OptionError
+from udever.model.bloom import Bloom, quantize
+from udever.model.precision import Precision, resolve_precision
+from udever.model.weights import Checkpoint
+from udever.tokenizer import UdeverTokenizer
+
+TABLE = "word_embeddings.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Everything an embedder needs; `fingerprint` is a function because hashing the weights takes time."""
+
+    name: str
+    tokenizer: UdeverTokenizer
+    model: Bloom
+    manifest: Manifest
+    precision: Precision
+    device: torch.device
+    fingerprint: Callable[[], str]
+
+
+def load(name: str, *, precision: str, device: str, revision: str | None, token: str | None) -> Parts:
+    """Resolve, check and load a model; see `Embedder.load` for arguments and errors."""
+    chosen_device = resolve_device(device)
+    chosen_precision = resolve_precision(precision, device=chosen_device)
+    source = registry.resolve(name, revision=revision, token=token)
+    checkpoint = Checkpoint.open(source.folder)
+    tokenizer = UdeverTokenizer.from_folder(source.folder)
+    registry.check_vocabulary(tokenizer, checkpoint.config)
+    manifest = registry.load_manifest(source.folder, config=checkpoint.config)
+    registry.check_finite(checkpoint, source.folder)
+
+    def weights_digest() -> str:
+        return registry.weights_digest(checkpoint, source.folder)
+
+    rest = [tensor for tensor in checkpoint.config.tensor_shapes() if tensor != TABLE]
+    tensors = (
+        _int8_tensors(checkpoint, rest, weights_digest()) if chosen_precision == "int8" else checkpoint.tensors(rest)
+    )
+    table = checkpoint.tensors([TABLE])[TABLE]
+    return Parts(
+        name=manifest.name or name,
+        tokenizer=tokenizer,
+        model=Bloom(checkpoint.config, tensors, table=table, precision=chosen_precision, device=chosen_device),
+        manifest=manifest,
+        precision=chosen_precision,
+        device=chosen_device,
+        fingerprint=lambda: registry.fingerprint(
+            weights=weights_digest(), tokenizer=tokenizer.digest, manifest=manifest, precision=chosen_precision
+        ),
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is cuda if there is one, else cpu."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise OptionError(f"device {device!r} does not exist", hint="choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise OptionError(f"device {device!r}: this PyTorch sees no CUDA device", hint="choose cpu or auto")
+    return torch.device(device)
+
+
+def _int8_tensors(checkpoint: Checkpoint, names: Iterable[str], digest: str) -> dict[str, Tensor]:
+    """The quantised tensors, from the disk cache under the weights' digest, or made now and put there."""
+    folder = Path(cached_assets_path("udever", namespace="int8"))
+    path = folder / f"{digest}.safetensors"
+    if path.exists():
+        try:
+            with safe_open(path, framework="pt") as cached:
+                return {name: cached.get_tensor(name) for name in cached.keys()}  # noqa: SIM118 (no mapping)
+        except SafetensorError:
+            path.unlink()  # cut off by a full disk: make it again
+    quantized = quantize(checkpoint.tensors(names))
+    unfinished = folder / f"{digest}.{id(quantized)}.tmp"
+    save_file(quantized, unfinished)
+    unfinished.rename(path)
+    return quantized
