@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from udever.errors import OptionError
 from udever.model.precision import (
     PRECISIONS,
+    ZERO_POINT,
     EmulatedBf16Linear,
     Int8Linear,
     OneDnnLinear,
@@ -74,8 +75,8 @@ def test_native_int8_equals_its_emulation() -> None:
     layer = make_linear(weight, bias, precision="int8")
     assert isinstance(layer, Int8Linear)
     weight_q, scales = quantize_weight(weight)
-    x_q, token_scales = quantize_tokens(x)
-    expected = (x_q @ weight_q.float().T) * scales * token_scales + bias
+    x_u8, token_scales = quantize_tokens(x)
+    expected = ((x_u8.float() - ZERO_POINT) @ weight_q.float().T) * scales * token_scales + bias
     torch.testing.assert_close(layer(x).float(), expected, atol=0.05, rtol=0.01)
 
 
@@ -96,14 +97,15 @@ def test_quantised_numbers_fill_the_range() -> None:
     assert weight_q.dtype == torch.int8
     assert (weight_q.abs().amax(1) == 127).all()
     torch.testing.assert_close(weight_q.float() * scales[:, None], weight, atol=scales.max().item() / 2, rtol=0)
-    x_q, token_scales = quantize_tokens(x)
+    x_u8, token_scales = quantize_tokens(x)
+    x_q = x_u8.float() - ZERO_POINT
     assert (x_q.abs().amax(1) == 127).all()
     assert (x_q * token_scales - x).abs().max() <= token_scales.max() / 2 * 1.001
 
 
 def test_a_row_of_zeros_quantises_to_zeros() -> None:
-    x_q, scale = quantize_tokens(torch.zeros(2, 8))
-    assert torch.equal(x_q, torch.zeros(2, 8))
+    x_u8, scale = quantize_tokens(torch.zeros(2, 8))
+    assert (x_u8 == ZERO_POINT).all()
     assert torch.isfinite(scale).all()
 
 

@@ -114,13 +114,17 @@ class Bloom(nn.Module):
         self.config = config
         self.table = table.to(device)
 
+        def on_device(tensor: Tensor) -> Tensor:
+            # Vectors are copied even where nothing changes: one view of a mapped file would keep all of it mapped.
+            return tensor.to(device, copy=tensor.dim() == 1)
+
         def norm(name: str) -> LayerNorm:
-            weight, bias = (tensors[f"{name}.{kind}"].to(device) for kind in ("weight", "bias"))
+            weight, bias = (on_device(tensors[f"{name}.{kind}"]) for kind in ("weight", "bias"))
             return LayerNorm(weight, bias, epsilon=config.norm_epsilon)
 
         def block(index: int) -> Block:
             weights = block_weights(config, tensors, index=index)
-            return Block(config, {name: w.to(device) for name, w in weights.items()}, precision=precision)
+            return Block(config, {name: on_device(w) for name, w in weights.items()}, precision=precision)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
         self.blocks = nn.ModuleList(map(block, range(config.layers)))

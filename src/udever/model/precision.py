@@ -27,8 +27,14 @@ ZERO_POINT = 128
 
 @cache
 def native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware that oneDNN uses."""
-    return _runs(lambda: _pack_onednn(torch.zeros(16, 16, dtype=torch.bfloat16)))
+    """Whether this CPU multiplies bfloat16 matrices in hardware, through oneDNN (x86 with AVX-512 BF16 or AMX)."""
+
+    def probe() -> None:
+        if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+            raise RuntimeError("oneDNN would emulate bfloat16, slower than fp32")
+        _pack_onednn(torch.zeros(64, 64, dtype=torch.bfloat16))
+
+    return _runs(probe)
 
 
 @cache
@@ -143,22 +149,23 @@ class Int8Linear(Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in `out_dtype`."""
-        x_q, token_scales = quantize_tokens(x)
-        y = self._product(x_q)
-        y = torch.addcmul(self.bias, y, token_scales)
-        return (F.gelu(y, approximate="tanh") if gelu else y).to(self.out_dtype)
+        x_u8, token_scales = quantize_tokens(x)
+        y = torch.addcmul(self.bias, self._product(x_u8), token_scales).to(self.out_dtype)
+        return F.gelu(y, approximate="tanh") if gelu else y
 
-    def _product(self, x_q: Tensor) -> Tensor:
+    def _product(self, x_u8: Tensor) -> Tensor:
         if self.native:
-            return _onednn_int8((x_q + ZERO_POINT).to(torch.uint8), self.weight_q, self.scales)
-        return F.linear(x_q, self.weight_q.float()) * self.scales  # whole numbers in float32: the same sums
+            return _onednn_int8(x_u8, self.weight_q, self.scales)
+        x_q = x_u8.float() - ZERO_POINT  # whole numbers in float32: the same sums as oneDNN's
+        return F.linear(x_q, self.weight_q.float()) * self.scales
 
 
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers in [-127, 127] as float32 [T, in], and the scale of each token, float32 [T, 1]."""
-    x = x.float()
-    scale = x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
-    return (x / scale).round_(), scale
+    """Each token around `ZERO_POINT` in uint8 [T, in], and its scale, float32 [T, 1]; three passes over memory."""
+    loudest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True, dtype=torch.float32)
+    loudest = loudest.clamp_min(torch.finfo(torch.float32).tiny * INT8_MAX)
+    centred = torch.addcmul(x.new_tensor(ZERO_POINT + 0.5, dtype=torch.float32), x, INT8_MAX / loudest)
+    return centred.to(torch.uint8), loudest / INT8_MAX  # the cast cuts off, so the half above makes it round
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
