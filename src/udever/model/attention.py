@@ -95,23 +95,18 @@ def _heads_first(x_TND: Tensor, run: EqualLengthRun) -> Tensor:
 
 def _grouped(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias) -> Tensor:
     """Runs of equal length as plain views, the bias as an additive float32 mask: exact, and fastest on CPU."""
-    outputs = []
+    out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
     for run in batch.runs:
-        q_RNLD, k_RNLD, v_RNLD = (_heads_first(x, run) for x in (q_TND, k_TND, v_TND))
-        blocks = []
+        q_RNLD, k_RNLD, v_RNLD, out_RNLD = (_heads_first(x, run) for x in (q_TND, k_TND, v_TND, out_TND))
         for first in range(0, run.length, QUERY_BLOCK):
             end = min(first + QUERY_BLOCK, run.length)
             mask = bias.block(first, queries=end - first, keys=end)
             if q_TND.is_cuda:  # CUDA kernels want the mask in the queries' dtype
                 mask = mask.to(q_TND.dtype)
-            blocks.append(
-                F.scaled_dot_product_attention(
-                    q_RNLD[:, :, first:end], k_RNLD[:, :, :end], v_RNLD[:, :, :end], attn_mask=mask
-                )
+            out_RNLD[:, :, first:end] = F.scaled_dot_product_attention(
+                q_RNLD[:, :, first:end], k_RNLD[:, :, :end], v_RNLD[:, :, :end], attn_mask=mask
             )
-        out_RNLD = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)
-        outputs.append(out_RNLD.transpose(1, 2).flatten(0, 1))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return out_TND
 
 
 # ---- CUDA: stock variable-length flash attention, made ALiBi by extra channels -------------------------------------
