@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev setup-bench demo test lint bench clean
+.PHONY: setup setup-dev setup-bench demo test lint bench docs clean
 
 setup: $(VENV)/.setup
 setup-dev: $(VENV)/.setup-dev
@@ -40,6 +40,9 @@ lint: setup-dev
 
 bench: setup-bench
 	$(BIN)/python benchmarks/encode.py
+
+docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the picture of the demo
+	$(BIN)/python docs/refresh.py
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,0 +1,112 @@
+"""The `udever` command: parse, call the library, print.
+
+Purpose: `main` runs one command line and turns whatever happens into an exit code and at most one line on stderr.
+Invariant: nothing heavy is imported before a command needs it, so that `--help` is instant; this module imports only
+the standard library, the command table (app.py) follows inside `main`.
+Does not know: torch, the tokenizer, or how a command does its work.
+
+    0 done   1 error   2 wrong usage   130 interrupted (Ctrl-C)   141 the reader of stdout went away   143 terminated
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from udever.errors import OptionError, UdeverError
+
+OK, ERROR, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+"""The exit codes; a signal that ends the process gives 128 + its number."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (`argv` without the program's name; default: the process's own). Returns the exit code.
+
+    Never raises but for `SystemExit` on SIGTERM, and for errors nobody foresaw when `--debug` is given.
+    """
+    arguments, debug = split_debug(sys.argv[1:] if argv is None else argv)
+    try:
+        with _termination_unwinds():
+            code = _dispatch(arguments)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        return _complain("interrupted", code=INTERRUPTED)
+    except BrokenPipeError:
+        return _leave_quietly()
+    except Exception as error:  # the last line of defence: one clear line instead of a traceback
+        if debug:
+            raise
+        return _explain(error)
+
+
+def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
+    """Take the global flag `--debug` out of a command line, wherever it stands before a `--`."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    options = [argument for argument in argv[:end] if argument != "--debug"]
+    return [*options, *argv[end:]], len(options) < end
+
+
+def _dispatch(arguments: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from udever.cli.app import app
+
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _complain(f"error: {_one_line(str(error))} (see udever --help)", code=USAGE)
+    return code if isinstance(code, int) else OK
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, UdeverError):
+        return _complain(f"error: {_one_line(str(error))}", code=USAGE if isinstance(error, OptionError) else ERROR)
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return _complain(f"error: {error.strerror}{where}", code=ERROR)
+    described = _one_line(f"{type(error).__name__}: {error}")
+    return _complain(f"error: {described} (this is a bug in udever; --debug shows where)", code=ERROR)
+
+
+def _complain(line: str, *, code: int) -> int:
+    print(line, file=sys.stderr, flush=True)
+    return code
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def _leave_quietly() -> int:
+    """`udever … | head` closed the pipe. What Python still holds for stdout must not complain at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # stdout is no real file: nothing to silence
+        return BROKEN_PIPE
+    return BROKEN_PIPE
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP unwind the stack like an exception, so that half-written files are removed."""
+    handled = []
+    try:
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                handled.append((number, signal.signal(number, _terminate)))
+    except ValueError:  # not the main thread: whoever embeds us owns the signals
+        pass
+    try:
+        yield
+    finally:
+        for number, previous in handled:
+            signal.signal(number, previous)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)

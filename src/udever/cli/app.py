@@ -1,0 +1,32 @@
+"""The table of commands: name, the function behind it (imported when it is called), the line in `udever --help`.
+
+Invariant: importing this module imports cyclopts and nothing heavier.
+Does not know: what a command does or which options it takes; that stands in the command's own file.
+"""
+
+from cyclopts import App
+
+from udever import __version__
+
+app = App(
+    name="udever",
+    help="One exact, fast text embedder for every language, human or programming.",
+    help_epilogue=(
+        "Every command takes --help, and --debug: show a traceback when something fails.\n\nStart with: udever demo"
+    ),
+    help_format="plaintext",  # Markdown costs 50 ms and we write none
+    version=f"udever {__version__}",
+    suppress_keyboard_interrupt=False,  # main() says it in one line, with exit code 130
+)
+
+COMMANDS = {
+    "embed": ("udever.cli.embed:embed", "Embed the texts of files, folders or stdin."),
+    "similarity": ("udever.cli.similarity:similarity", "Print the cosine similarity of two texts."),
+    "models": ("udever.cli.models:models", "List the models udever knows by name."),
+    "info": ("udever.cli.models:info", "Describe one model."),
+    "demo": ("udever.cli.demo:demo", "Search Python's standard library in six languages, in a few seconds."),
+}
+"""Command → (import path, summary)."""
+
+for name, (import_path, summary) in COMMANDS.items():
+    app.command(import_path, name=name, help=summary)

@@ -1,0 +1,156 @@
+"""`udever models` and `udever info`: which models there are, and what one of them is.
+
+Invariant: `models` loads no weights and asks no network; what it says of a published model is known beforehand.
+Does not know: how a name becomes a folder (engine/registry.py) or how weights are read.
+"""
+
+import json
+from collections.abc import Iterable
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from udever.cli.options import DEFAULT_MODEL, JsonFlag, Runtime, load
+
+if TYPE_CHECKING:
+    from udever.model.config import BloomConfig
+
+UNKNOWN = "unknown"
+COLUMNS = ("model", "params", "dims", "tokens", "where", "licence")
+
+
+def models(*, as_json: JsonFlag = False) -> None:
+    """List the models udever knows by name.
+
+    Any local folder or hub id with a Udever checkpoint works too: pass it where a name is asked for.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [*_builtin(), *_published()]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")  # 78 columns
+    for heading in COLUMNS:
+        numeric = heading in ("params", "dims", "tokens")
+        table.add_column(heading, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        size = f"{row['parameters'] / 1e6:,.0f} M"
+        table.add_row(row["name"], size, str(row["dimensions"]), str(row["max_tokens"]), row["where"], row["license"])
+    Console(highlight=False).print(table)
+
+
+def info(
+    model: Annotated[str, Parameter(help="Built-in name, local folder or hub id.")] = DEFAULT_MODEL,
+    /,
+    *,
+    runtime: Runtime = Runtime(),  # noqa: B008  frozen
+    as_json: JsonFlag = False,
+) -> None:
+    """Describe one model.
+
+    The model is loaded, so its files are checked, and precision and device are those chosen on this machine.
+    """
+    facts = describe(model, runtime)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, value in facts.items():
+        for name, shown in _lines(key.replace("_", " "), value):
+            grid.add_row(name, shown)
+    Console(highlight=False).print(grid)
+
+
+def describe(name: str, runtime: Runtime) -> dict[str, Any]:
+    """What `info` shows. Raises the errors of `Embedder.load`."""
+    from udever.engine import registry
+
+    model = load(name, runtime)
+    folder = registry.resolve(name, revision=runtime.revision).folder
+    config = model.config
+    manifest = registry.load_manifest(folder, config=config)
+    published = {known.hub_id: known.license for known in registry.published_models()}
+    return {
+        "name": model.name,
+        "folder": str(folder),
+        "architecture": f"BLOOM, {config.layers} layers, {config.width} wide, {config.heads} heads",
+        "parameters": _parameters(config),
+        "dimensions": model.dimensions,
+        "matryoshka": list(model.matryoshka),
+        "max_tokens": model.max_tokens,
+        "tokenizer_entries": _tokenizer_entries(folder),
+        "precision": model.precision,
+        "device": model.device,
+        "fingerprint": model.fingerprint,
+        "license": manifest.license or published.get(name, UNKNOWN),
+        "scores": dict(manifest.scores),
+    }
+
+
+def _lines(name: str, value: Any) -> Iterable[tuple[str, str]]:
+    """One fact as rows of (name, text); scores within scores become rows of their own."""
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in _lines(f"{name} {key}", inner)]
+    if isinstance(value, list):
+        return [(name, ", ".join(map(str, value)) or "no")]
+    return [(name, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))]
+
+
+def _builtin() -> list[dict[str, Any]]:
+    from udever.engine import registry
+    from udever.model.config import BloomConfig
+
+    rows = []
+    for name in registry.builtin_models():
+        folder = registry.resolve(name).folder
+        config = BloomConfig.from_hugging_face(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        manifest = registry.load_manifest(folder, config=config)
+        rows.append(
+            _row(name, config, max_tokens=manifest.max_tokens, where="built in", license_=manifest.license or UNKNOWN)
+        )
+    return rows
+
+
+def _published() -> list[dict[str, Any]]:
+    from udever.engine import registry
+
+    return [
+        _row(
+            model.hub_id,
+            model.config,
+            max_tokens=model.config.max_tokens,
+            where="cached" if registry.is_cached(model.hub_id) else "on hub",
+            license_=model.license,
+        )
+        for model in registry.published_models()
+    ]
+
+
+def _row(name: str, config: "BloomConfig", *, max_tokens: int, where: str, license_: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "parameters": _parameters(config),
+        "dimensions": config.width,
+        "max_tokens": max_tokens,
+        "where": where,
+        "license": license_,
+    }
+
+
+def _parameters(config: "BloomConfig") -> int:
+    return sum(prod(shape) for shape in config.tensor_shapes().values())
+
+
+def _tokenizer_entries(folder: Path) -> int:
+    """Vocabulary and added tokens, the four markers among them."""
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return len({*raw["model"]["vocab"], *(token["content"] for token in raw.get("added_tokens", []))})
