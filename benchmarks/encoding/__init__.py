@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/encode.py`: workloads, peers, timing, report."""

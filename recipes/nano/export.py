@@ -1,0 +1,87 @@
+"""Writes the folder that ships: weights in fp16 under Hugging Face's names, configs, tokenizer, model card.
+
+Invariant: transformers' BloomModel and AutoTokenizer load the folder; the card is card.md with evaluate.py's scores.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizer import BOQ, EOD, EOQ, SPECIAL
+from tokenizers import Tokenizer
+
+from model import EPSILON, HEADS, LAYERS, WIDTH, Bag, Bloom
+
+MAX_TOKENS, PAD = 512, 3
+
+
+def load(path: Path, entries: int) -> Bloom | Bag:
+    """The model of a checkpoint."""
+    state = torch.load(path)["model"]
+    model = Bloom(entries) if len(state) > 1 else Bag(entries)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def configs(entries: int) -> dict[str, dict]:
+    """The JSON files of the folder, by name; udever.json without its scores."""
+    bloom = {
+        "architectures": ["BloomModel"], "model_type": "bloom", "dtype": "float16", "vocab_size": entries,
+        "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "seq_length": MAX_TOKENS,
+        "layer_norm_epsilon": EPSILON, "initializer_range": 0.02, "attention_dropout": 0.0, "hidden_dropout": 0.0, "pretraining_tp": 1,
+        "apply_residual_connection_post_layernorm": False, "unk_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+        "pad_token_id": PAD, "use_cache": True,
+    }  # fmt: skip
+    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), SPECIAL[:4], strict=True))
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left", "model_max_length": MAX_TOKENS,
+        "add_prefix_space": False, "clean_up_tokenization_spaces": False,
+        "additional_special_tokens": list(SPECIAL[BOQ:]),
+    }  # fmt: skip
+    udever = {
+        "name": "udever-nano", "max_tokens": MAX_TOKENS, "matryoshka": [64, 128, WIDTH], "pooling": "closing_marker",
+        "markers": {"query": ["[BOQ]", "[EOQ]"], "document": ["[BOD]", "[EOD]"]}, "license": "Apache-2.0",
+    }  # fmt: skip
+    return {"config.json": bloom, "tokenizer_config.json": tokenizer | names, "udever.json": udever}
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """The scores as Markdown: one heading a protocol, one row a language or measure."""
+    lines = []
+    for protocol, values in scores.items():
+        cells = " ".join(
+            f"| {name} {value:.3f}" if value < 1 else f"| {name} {value:.1f}" for name, value in values.items()
+        )
+        lines += [f"**{protocol}**", "", cells.removeprefix("| ").replace(" | ", ", "), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Exports `--work`/NAME.pt, with `--work`/NAME.scores.json where evaluate.py wrote it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--name", default="distil")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
+    model = load(args.work / f"{args.name}.pt", tokenizer.get_vocab_size())
+    model = Bloom.from_bag(model, [EOQ, EOD]) if isinstance(model, Bag) else model
+    args.out.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, args.out / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save(str(args.out / "tokenizer.json"), pretty=False)
+    scored = args.work / f"{args.name}.scores.json"
+    scores = json.loads(scored.read_text()) if scored.exists() else {}
+    for name, content in configs(tokenizer.get_vocab_size()).items():
+        content |= {"scores": scores} if name == "udever.json" else {}
+        (args.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    card = Path(__file__).with_name("card.md").read_text()
+    (args.out / "README.md").write_text(card.replace("{scores}", table(scores)))
+    (args.out / "model.safetensors").chmod(0o644)
+    print(sum(path.stat().st_size for path in args.out.iterdir()) / 1e6, "MB")
+
+
+if __name__ == "__main__":
+    main()
