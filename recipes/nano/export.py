@@ -30,7 +30,8 @@ def configs(entries: int) -> dict[str, dict]:
     bloom = {
         "architectures": ["BloomModel"], "model_type": "bloom", "dtype": "float16", "vocab_size": entries,
         "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "seq_length": MAX_TOKENS,
-        "layer_norm_epsilon": EPSILON, "initializer_range": 0.02, "attention_dropout": 0.0, "hidden_dropout": 0.0, "pretraining_tp": 1,
+        "layer_norm_epsilon": EPSILON, "initializer_range": 0.02, "attention_dropout": 0.0, "hidden_dropout": 0.0,
+        "pretraining_tp": 1,
         "apply_residual_connection_post_layernorm": False, "unk_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
         "pad_token_id": PAD, "use_cache": True,
     }  # fmt: skip
