@@ -48,7 +48,7 @@ class Shape:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape(name="nano", width=256, layers=4, heads=4, vocab_size=40960, texts=1000, batch_size=32),
+        Shape(name="nano", width=256, layers=4, heads=4, vocab_size=45056, texts=1000, batch_size=32),
         Shape(name="560m", width=1024, layers=24, heads=16, vocab_size=4096, texts=40, batch_size=4),
         Shape(name="toy", width=64, layers=2, heads=4, vocab_size=512, texts=24, batch_size=4),
     )

@@ -21,8 +21,8 @@ STS_LANGUAGES = ("de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "zh
 
 PARALLEL = {"nllb_seed": "wide", "joshua_indic": "wide", "tatoeba_manythings": "tatoeba", "libreoffice_ui": "ui"}
 PARALLEL["debian_descriptions"] = "debian"
-MIXTURE = {"tatoeba": 0.22, "wide": 0.19, "code": 0.22, "ui": 0.12, "debian": 0.08}
-MIXTURE |= {"gloss": 0.05, "qa": 0.05, "sts": 0.05, "lexicon": 0.02}
+MIXTURE = {"tatoeba": 0.20, "wide": 0.16, "code": 0.22, "ui": 0.10, "debian": 0.08}
+MIXTURE |= {"gloss": 0.05, "qa": 0.05, "sts": 0.12, "lexicon": 0.02}
 """Share of each group among the texts seen in training."""
 
 

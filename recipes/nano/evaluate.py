@@ -141,7 +141,7 @@ def scores(dev: Path, encode: Encode) -> dict[str, dict[str, float]]:
 def summary(dev: Path, encode: Encode) -> dict[str, float]:
     """For comparing runs: STS en, STS of the others (500 pairs), FLORES (21 languages), code (400 functions)."""
     similar = sts(dev, encode, 500)
-    return {"sts_en": similar.pop("en")} | {
+    return {"sts_en": float(similar.pop("en"))} | {
         name: float(np.mean(list(values.values())))
         for name, values in {
             "sts_other": similar,

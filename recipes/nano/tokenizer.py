@@ -10,13 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data import examples
+from data import Example, examples
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "[BOQ]", "[EOQ]", "[BOD]", "[EOD]")
 BOQ, EOQ, BOD, EOD = 4, 5, 6, 7
 BLOOM_SPLIT = " ?[^(\\s|[.,!?…。，、।۔،])]+"
-PROGRAMMING = {"go", "java", "javascript", "php", "python", "ruby", "bash", "csharp", "sql"}
+TECHNICAL = {"ui", "debian", "lexicon"}
 LONG_CODES = (
     "arb:ar asm:as ben:bn cat:ca eng:en spa:es eus:eu fra:fr guj:gu hin:hi ind:id ibo:ig kan:kn mal:ml mar:mr "
     "npi:ne nep:ne ory:or pan:pa por:pt kin:rw swh:sw swa:sw tam:ta tel:te tsn:tn tso:ts urd:ur vie:vi wol:wo "
@@ -32,20 +32,29 @@ def language(label: str) -> str:
     return SHORT_CODES.get(short, short)
 
 
-def balanced(texts: Iterable[tuple[str, str]], budget_chars: int, seed: int = 0) -> Iterator[str]:
-    """The texts of (language, text) pairs, one budget of characters a language; weak languages repeat up to 4 times."""
-    pools: dict[str, list[str]] = defaultdict(list)
-    for lang, text in texts:
-        pools[language(lang)].append(text)
+def balanced(found: Iterable[Example], budget_chars: int, seed: int = 0) -> Iterator[str]:
+    """Texts of a budget of characters a language: everyday ones first, a quarter at most of technical ones.
+
+    Left alone, interface strings would decide which words of Italian are worth an entry of their own.
+    """
+    everyday: dict[str, list[str]] = defaultdict(list)
+    technical: dict[str, list[str]] = defaultdict(list)
+    for e in found:
+        (technical if e.group in TECHNICAL else everyday)[language(e.lang)].append(e.text)
     rng = random.Random(seed)
-    for lang, pool in sorted(pools.items()):
-        rng.shuffle(pool)
-        left = budget_chars * (4 if lang == "en" else 2 if lang in PROGRAMMING else 1)
-        for text in pool * 4:
-            if left <= 0:
-                break
-            left -= len(text)
-            yield text
+    for lang in sorted({*everyday, *technical}):
+        budget = budget_chars * (5 if lang == "en" else 1)
+        yield from _within(rng, everyday[lang], budget)
+        yield from _within(rng, technical[lang], budget // 4)
+
+
+def _within(rng: random.Random, texts: list[str], budget_chars: int) -> Iterator[str]:
+    rng.shuffle(texts)
+    for text in texts:
+        if budget_chars <= 0:
+            return
+        budget_chars -= len(text)
+        yield text
 
 
 def train(texts: Iterable[str], entries: int) -> Tokenizer:
@@ -71,11 +80,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--entries", type=int, default=40_960)
-    parser.add_argument("--budget-chars", type=int, default=800_000)
+    parser.add_argument("--entries", type=int, default=45_056)
+    parser.add_argument("--budget-chars", type=int, default=1_600_000)
     args = parser.parse_args()
-    texts = ((e.lang, e.text) for e in examples(args.data))
-    tokenizer = train(balanced(texts, args.budget_chars), args.entries)
+    tokenizer = train(balanced(examples(args.data), args.budget_chars), args.entries)
     tokenizer.save(str(args.work / "tokenizer.json"), pretty=False)
     print(tokenizer.get_vocab_size(), "entries")
 

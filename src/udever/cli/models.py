@@ -5,7 +5,7 @@ Does not know: how a name becomes a folder (engine/registry.py) or how weights a
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,15 +59,20 @@ def info(
         print(json.dumps(facts, ensure_ascii=False))
         return
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
     grid.add_column(overflow="fold")
+    scores = facts.pop("scores")
     for key, value in facts.items():
-        for name, shown in _lines(key.replace("_", " "), value):
-            grid.add_row(name, shown)
-    Console(highlight=False).print(grid)
+        grid.add_row(key.replace("_", " "), _shown(value))
+    console = Console(highlight=False, markup=False)
+    console.print(grid)
+    for protocol, values in scores.items():
+        console.print(f"\n{protocol}", style="cyan")
+        console.print(Padding(", ".join(f"{name} {score}" for name, score in values.items()), (0, 0, 0, 2)))
 
 
 def describe(name: str, runtime: Runtime) -> dict[str, Any]:
@@ -92,17 +97,22 @@ def describe(name: str, runtime: Runtime) -> dict[str, Any]:
         "device": model.device,
         "fingerprint": model.fingerprint,
         "license": manifest.license or published.get(name, UNKNOWN),
-        "scores": dict(manifest.scores),
+        "scores": _scores(manifest.scores),
     }
 
 
-def _lines(name: str, value: Any) -> Iterable[tuple[str, str]]:
-    """One fact as rows of (name, text); scores within scores become rows of their own."""
-    if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in _lines(f"{name} {key}", inner)]
+def _scores(raw: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Protocol → name → score; a score without a protocol stands under "scores"."""
+    loose = {name: value for name, value in raw.items() if not isinstance(value, dict)}
+    return {name: value for name, value in raw.items() if isinstance(value, dict)} | (
+        {"scores": loose} if loose else {}
+    )
+
+
+def _shown(value: Any) -> str:
     if isinstance(value, list):
-        return [(name, ", ".join(map(str, value)) or "no")]
-    return [(name, f"{value:,}" if isinstance(value, int) and value > 9999 else str(value))]
+        return ", ".join(map(str, value)) or "no"
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
 
 
 def _builtin() -> list[dict[str, Any]]:
