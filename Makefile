@@ -15,7 +15,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[server]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
@@ -40,6 +40,7 @@ lint: setup-dev
 
 bench: setup-bench
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/serve.py
 
 docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the picture of the demo
 	$(BIN)/python docs/refresh.py

@@ -14,11 +14,17 @@ SIGNATURES = {
     "embed_iter": "(self, texts, role='document', *, normalize=True, dimensions=None, max_tokens=None, "
     "truncate='error', progress=False, batch_tokens=2048, block_texts=8192)",
     "count_tokens": "(self, texts, role='query')",
+    "tokenize": "(self, texts, role='query', *, max_tokens=None, truncate='error')",
+    "forward": "(self, sequences, *, batch_tokens=2048)",
+    "finish": "(self, raw, *, normalize=True, dimensions=None)",
 }
-PROPERTIES = {"name", "config", "dimensions", "max_tokens", "precision", "device", "fingerprint", "matryoshka"}
+PROPERTIES = {
+    "name", "config", "dimensions", "max_tokens", "precision", "device", "fingerprint", "matryoshka", "manifest",
+}  # fmt: skip
 CODES = {
     "udever_error", "invalid_input", "empty_text", "not_a_text", "too_many_tokens", "invalid_option",
-    "invalid_dimensions", "invalid_file", "model_error", "model_not_found", "not_bloom", "invalid_config",
+    "invalid_dimensions", "invalid_file", "queue_error", "overloaded", "queue_closed",
+    "text_failed", "model_error", "model_not_found", "not_bloom", "invalid_config",
     "not_an_embedder", "invalid_tokenizer", "tensor_names", "tensor_shape", "corrupt_file", "non_finite_weights",
 }  # fmt: skip
 

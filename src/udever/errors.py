@@ -8,6 +8,10 @@ UdeverError
 │   ├── OptionError              a role, precision, device, … that does not exist
 │   ├── DimensionsError          a prefix size this model was not trained for
 │   └── FileInputError           a file that cannot be read as texts
+├── QueueError                 a queue before a model cannot take or finish work
+│   ├── OverloadedError          more is queued than can be done in time; says when to come again
+│   ├── QueueClosedError         the queue is closing, or its model thread died
+│   └── SequenceFailedError      one text failed inside the model; its neighbours did not
 └── ModelError                 what stands behind a model name
     ├── ModelNotFoundError       no built-in, folder or hub model of that name
     ├── NotBloomError            config.json describes another architecture, or none
@@ -94,6 +98,38 @@ class FileInputError(InputError):
     """A file cannot be read as texts."""
 
     code = "invalid_file"
+
+
+class QueueError(UdeverError):
+    """A queue before a model cannot take or finish work."""
+
+    code = "queue_error"
+
+
+class OverloadedError(QueueError):
+    """More is queued than can be done in time. `retry_after_seconds` is the estimate of when there is room again."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message, hint=f"try again in {retry_after_seconds:.1f} s")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QueueClosedError(QueueError):
+    """The queue is closing, or its model thread died under this work."""
+
+    code = "queue_closed"
+
+
+class SequenceFailedError(QueueError):
+    """One text failed inside the model; `index` is its position in the caller's list."""
+
+    code = "text_failed"
+
+    def __init__(self, message: str, *, index: int) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class ModelError(UdeverError):

@@ -12,8 +12,9 @@ GLOBAL = {"--help", "--version", "--debug"}
 
 
 def options_of(command: str) -> set[str]:
-    arguments = app[command].assemble_argument_collection()
-    names = {name for argument in arguments for name in argument.names}
+    group = app[command]
+    apps = [group[name] for name in group if not name.startswith("-")] or [group]
+    names = {name for each in apps for argument in each.assemble_argument_collection() for name in argument.names}
     return {name for name in names if name.startswith("-")}
 
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "similarity": ("udever.cli.similarity:similarity", "Print the cosine similarity of two texts."),
     "models": ("udever.cli.models:models", "List the models udever knows by name."),
     "info": ("udever.cli.models:info", "Describe one model."),
+    "serve": ("udever.cli.serve:serve", "Serve embeddings over HTTP, as OpenAI does."),
+    "keys": ("udever.cli.keys:app", "Make, list, revoke and rotate API keys; give accounts credit."),
+    "usage": ("udever.cli.usage:usage", "Show what was used, by day, model and key."),
     "demo": ("udever.cli.demo:demo", "Search Python's standard library in six languages, in a few seconds."),
 }
 """Command → (import path, summary)."""

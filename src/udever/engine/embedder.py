@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from udever.engine import loading
 from udever.engine.packing import pack
 from udever.engine.progress import length_hint, with_progress
+from udever.engine.registry import Manifest
 from udever.errors import DimensionsError, InputError, NonFiniteWeightsError, OptionError, TooManyTokensError
 from udever.model.bloom import closing_states
 from udever.model.config import BloomConfig
@@ -87,6 +88,11 @@ class Embedder:
         return self._parts.model.config
 
     @property
+    def manifest(self) -> Manifest:
+        """What the model's `udever.json` says of it."""
+        return self._parts.manifest
+
+    @property
     def dimensions(self) -> int:
         """Length of a full embedding."""
         return self.config.width
@@ -94,12 +100,12 @@ class Embedder:
     @property
     def matryoshka(self) -> tuple[int, ...]:
         """Prefix sizes the model was trained for, ascending; empty if it was not."""
-        return self._parts.manifest.matryoshka
+        return self.manifest.matryoshka
 
     @property
     def max_tokens(self) -> int:
         """Longest input, both markers included."""
-        return self._parts.manifest.max_tokens
+        return self.manifest.max_tokens
 
     @property
     def precision(self) -> Precision:
@@ -199,6 +205,40 @@ class Embedder:
         blocks = self._blocks(texts, block_texts, options)
         return with_progress(blocks, total=length_hint(texts), shown=progress)
 
+    # ---- the same in steps, for callers that queue work themselves (batcher.py) ----
+
+    def tokenize(
+        self, texts: Sequence[str], role: Role = "query", *, max_tokens: int | None = None, truncate: Truncate = "error"
+    ) -> list[list[int]]:
+        """Token ids of each text, both markers included; options and errors as in `embed`."""
+        options = self._options(role, True, None, max_tokens, truncate, BATCH_TOKENS)
+        return self._parts.tokenizer.encode(
+            _as_list(texts), role=options.role, max_tokens=options.max_tokens, truncate=options.truncate
+        )
+
+    def forward(self, sequences: Sequence[Sequence[int]], *, batch_tokens: int = BATCH_TOKENS) -> Vectors:
+        """Raw hidden states float32 [len(sequences), width] of token ids; equal sequences are computed once.
+
+        Raises:
+            NonFiniteWeightsError: the model gave NaN or infinity.
+        """
+        row_of: dict[tuple[int, ...], int] = {}
+        rows = [row_of.setdefault(tuple(sequence), len(row_of)) for sequence in sequences]
+        out = torch.empty(len(row_of), self.dimensions)
+        for indices, batch in pack(list(row_of), batch_tokens=batch_tokens, device=self._parts.device):
+            out[indices] = closing_states(self._parts.model, batch).to(out.device)
+        if not torch.isfinite(out).all():
+            raise NonFiniteWeightsError(
+                f"{self.name} gave a vector with NaN or infinity", hint="its token table is damaged: fetch it again"
+            )
+        vectors: Vectors = out.numpy()
+        return vectors if len(row_of) == len(rows) else vectors[rows]
+
+    def finish(self, raw: Vectors, *, normalize: bool = True, dimensions: int | None = None) -> Vectors:
+        """Embeddings float32 [n, dimensions] from what `forward` gave; options as in `embed`."""
+        options = self._options("query", normalize, dimensions, None, "error", BATCH_TOKENS)
+        return _finish(raw, normalize=normalize, dimensions=options.dimensions)
+
     def _options(
         self,
         role: str,
@@ -244,21 +284,15 @@ class Embedder:
             yield self._run(sequences, options)
 
     def _run(self, sequences: list[list[int]], options: _Options) -> Vectors:
-        """float32 [len(sequences), dimensions]; equal sequences are computed once."""
-        row_of: dict[tuple[int, ...], int] = {}
-        rows = [row_of.setdefault(tuple(sequence), len(row_of)) for sequence in sequences]
-        out = torch.empty(len(row_of), self.dimensions)
-        for indices, batch in pack(list(row_of), batch_tokens=options.batch_tokens, device=self._parts.device):
-            out[indices] = closing_states(self._parts.model, batch).to(out.device)
-        if not torch.isfinite(out).all():
-            raise NonFiniteWeightsError(
-                f"{self.name} gave a vector with NaN or infinity", hint="its token table is damaged: fetch it again"
-            )
-        out = out[:, : options.dimensions]
-        if options.normalize:
-            out = torch.nn.functional.normalize(out, dim=1)
-        vectors: Vectors = out.numpy()
-        return vectors if len(row_of) == len(rows) else vectors[rows]
+        raw = self.forward(sequences, batch_tokens=options.batch_tokens)
+        return _finish(raw, normalize=options.normalize, dimensions=options.dimensions)
+
+
+def _finish(raw: Vectors, *, normalize: bool, dimensions: int) -> Vectors:
+    vectors = raw[:, :dimensions]
+    if normalize:
+        vectors = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()
+    return vectors
 
 
 def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

@@ -63,6 +63,8 @@ class Manifest:
     """Licence of the weights; empty if unknown."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """Evaluation results, as the training wrote them."""
+    microcredits_per_token: int = 1
+    """What the service asks for a token, unless its settings name another price."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,8 @@ def load_manifest(folder: Path, *, config: BloomConfig) -> Manifest:
     for key, (valid, meaning) in _manifest_rules(config).items():
         if key in raw and not valid(raw[key]):
             raise ConfigError(f"{path}: {key} is {raw[key]!r}; it must be {meaning}", hint=f"correct {key}")
-    known = {key: raw[key] for key in ("name", "max_tokens", "pooling", "license", "scores") if key in raw}
+    plain = ("name", "max_tokens", "pooling", "license", "scores", "microcredits_per_token")
+    known = {key: raw[key] for key in plain if key in raw}
     return Manifest(matryoshka=tuple(raw.get("matryoshka", ())), **known)
 
 
@@ -163,6 +166,7 @@ def _manifest_rules(config: BloomConfig) -> dict[str, tuple[Callable[[Any], bool
         "pooling": (lambda value: value == POOLING, f"{POOLING!r}"),
         "license": (is_text, "a string"),
         "scores": (lambda value: isinstance(value, dict), "an object"),
+        "microcredits_per_token": (lambda value: is_count(value) and value >= 0, "a whole number from 0"),
     }
 
 

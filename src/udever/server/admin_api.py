@@ -1,0 +1,112 @@
+"""Keys, credit and usage over HTTP, for a key that is an admin's; and sign-up, if the operator wants it.
+
+Invariant: a secret is answered once, when it is made; nobody but an admin reads or changes anything here.
+Does not know: how keys are stored or money is booked (auth.py, ledger.py).
+"""
+
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from udever.server.errors import RequestError
+from udever.server.openai_api import json_response
+from udever.server.openapi import BEARER, answers, takes
+from udever.server.pipeline import admin, read_body, service_of
+from udever.server.schemas import CreateKeyRequest, RotateKeyRequest, TopupRequest
+
+GroupBy = Literal["day", "account", "key", "model", "role"]
+router = APIRouter(tags=["Admin"], dependencies=[BEARER])
+
+
+@router.post("/v1/signup", responses=answers(status=201), status_code=201)
+async def sign_up(request: Request) -> Response:
+    """A new account with the operator's free credit; a few a day from one address."""
+    service = service_of(request)
+    microcredits = service.settings.signup_microcredits
+    if not microcredits:
+        raise RequestError("Sign-up is switched off here.", code="signup_disabled", status=404)
+    address = request.client.host if request.client else "127.0.0.1"
+    sign_up = partial(service.access.accounts.signups.sign_up, address=address, microcredits=microcredits)
+    secret, key = await service.access.call(sign_up)
+    return json_response({"secret": secret, "key": key.describe(), "microcredits": microcredits}, status=201)
+
+
+@router.post("/v1/admin/keys", responses=answers(status=201), status_code=201, openapi_extra=takes(CreateKeyRequest))
+async def create_key(request: Request) -> Response:
+    """A new key; its secret is shown in this answer and never again."""
+    await admin(request)
+    access, body = service_of(request).access, await read_body(request, CreateKeyRequest)
+    fields = body.model_dump(exclude={"expires_in_seconds"})
+    lasting = body.expires_in_seconds
+    expires_at = datetime.now(UTC) + timedelta(seconds=lasting) if lasting else None
+    secret, key = await access.call(partial(access.accounts.keys.create, **fields, expires_at=expires_at))
+    return json_response({"secret": secret, "key": key.describe()}, status=201)
+
+
+@router.get("/v1/admin/keys", responses=answers())
+async def list_keys(request: Request, account: str | None = None) -> Response:
+    """All keys, or those of one account; no secrets."""
+    await admin(request)
+    access = service_of(request).access
+    keys = await access.call(partial(access.accounts.keys.list, account=account))
+    return json_response({"object": "list", "data": [key.describe() for key in keys]})
+
+
+@router.delete("/v1/admin/keys/{key_id}", responses=answers())
+async def revoke_key(request: Request, key_id: str) -> Response:
+    """Revoke a key, by its id or visible prefix, at once."""
+    await admin(request)
+    access = service_of(request).access
+    return json_response((await access.call(partial(access.accounts.keys.revoke, key_id))).describe())
+
+
+@router.post("/v1/admin/keys/{key_id}/rotate", responses=answers(), openapi_extra=takes(RotateKeyRequest))
+async def rotate_key(request: Request, key_id: str) -> Response:
+    """A new secret for a key; the old one works for a while yet."""
+    await admin(request)
+    access, body = service_of(request).access, await read_body(request, RotateKeyRequest)
+    rotate = partial(access.accounts.keys.rotate, key_id, grace_seconds=body.grace_seconds)
+    secret, key = await access.call(rotate)
+    return json_response({"secret": secret, "key": key.describe()})
+
+
+@router.post("/v1/admin/accounts/{account}/topups", responses=answers(status=201), status_code=201,
+             openapi_extra=takes(TopupRequest))  # fmt: skip
+async def topup(request: Request, account: str) -> Response:
+    """Add credit to an account."""
+    await admin(request)
+    access, body = service_of(request).access, await read_body(request, TopupRequest)
+    add = partial(access.accounts.ledger.topup, account, microcredits=body.microcredits, note=body.note)
+    return json_response({"account": account, "balance_microcredits": await access.call(add)}, status=201)
+
+
+@router.get("/v1/admin/accounts", responses=answers())
+async def balances(request: Request) -> Response:
+    """Every account's balance."""
+    await admin(request)
+    access = service_of(request).access
+    rows = await access.call(access.accounts.ledger.balances)
+    data = [{"account": account, "balance_microcredits": balance} for account, balance in rows.items()]
+    return json_response({"object": "list", "data": data})
+
+
+@router.get("/v1/admin/usage", responses=answers())
+async def usage(
+    request: Request,
+    since: date | None = None,
+    until: date | None = None,
+    account: str | None = None,
+    group_by: Annotated[list[GroupBy] | None, Query()] = None,
+) -> Response:
+    """What was used, by day, model and key unless `group_by` says otherwise; days are UTC and inclusive."""
+    await admin(request)
+    ledger = service_of(request).access.accounts.ledger
+    by = tuple(dict.fromkeys(group_by or ("day", "model", "key")))  # a column twice is a column
+    rows = await service_of(request).access.call(
+        partial(ledger.usage, since=since, until=until, group_by=by, account=account)
+    )
+    return json_response({"object": "list", "data": [row.describe() for row in rows]})

@@ -1,0 +1,92 @@
+"""The application: settings in, ASGI out.
+
+    Frame (id, time, limits, log) -> FastAPI (routes) -> endpoint -> pipeline
+
+Invariant: what the lifespan opens it closes, in the opposite order; the process listens before its models are loaded.
+Does not know: sockets or signals (run.py).
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from udever import __version__
+from udever.errors import ModelError, UdeverError
+from udever.server import admin_api, health, openai_api, text_api
+from udever.server.access import Access
+from udever.server.account_errors import StoreUnavailableError
+from udever.server.errors import ClientGoneError, fault_of
+from udever.server.hosting import Hosting
+from udever.server.middleware import Frame
+from udever.server.pipeline import Service, record_of
+from udever.server.settings import Settings
+from udever.server.telemetry import Telemetry
+from udever.server.tracing import Traced, tracer_provider
+
+REFUSALS = (UdeverError, HTTPException, RequestValidationError, ValidationError)
+DESCRIPTION = "OpenAI-compatible embeddings that get Udever right: roles, token ids, truncation that is never silent."
+
+
+def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException], None] | None = None) -> FastAPI:
+    """The service as an ASGI application.
+
+    Args:
+        on_failure: called when a model cannot be loaded at start (in the loading thread) or the accounts cannot be
+            opened, with a name for it and the error.
+    """
+    telemetry = Telemetry()
+    service = Service(
+        settings=settings,
+        telemetry=telemetry,
+        access=Access(settings, telemetry=telemetry),
+        hosting=Hosting(settings, telemetry=telemetry),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        report = on_failure or (lambda _name, _error: None)
+        service.hosting.start(on_failure=report)
+        try:
+            await service.access.open()
+            yield
+        except UdeverError as error:
+            report("the accounts", error)
+            raise
+        finally:
+            service.hosting.close()
+            await service.access.close()
+
+    app = FastAPI(
+        title="udever",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        exception_handlers=dict.fromkeys(
+            (UdeverError, HTTPException, RequestValidationError, ValidationError), _refuse
+        ),
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for module in (openai_api, text_api, health, admin_api):
+        app.include_router(module.router)
+    app.add_middleware(Frame, settings=settings, telemetry=telemetry)
+    if settings.otlp_endpoint:
+        app.add_middleware(Traced, provider=tracer_provider(settings.otlp_endpoint))
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """OpenAI's error body. What nobody foresaw does not come here but to the frame, which logs it."""
+    fault = fault_of(error)
+    if isinstance(error, ClientGoneError):
+        raise error
+    record_of(request).code = fault.code or ""
+    if isinstance(error, (StoreUnavailableError, ModelError)):  # the client is not told why, the operator is
+        request.app.state.service.telemetry.log.warning("refused", code=error.code, why=str(error))
+    return fault.response()

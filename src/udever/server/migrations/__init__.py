@@ -1,0 +1,1 @@
+"""The accounts database's schema upgrades, run by `Store.migrate` through alembic."""
