@@ -25,6 +25,19 @@ def load(path: Path, entries: int) -> Bloom | Bag:
     return model.eval()
 
 
+def louder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same function, the length channel (see `Bloom.from_bag`) being four times as loud before each projection.
+
+    Whole heads read this faint channel alone; int8 rounds a token by its loudest one: three times the error.
+    """
+    state = {name: value.clone() for name, value in state.items()}
+    for i in range(LAYERS):
+        for name in ("weight", "bias"):
+            state[f"h.{i}.input_layernorm.{name}"][-1] *= 4
+        state[f"h.{i}.self_attention.query_key_value.weight"][:, -1] /= 4
+    return state
+
+
 def configs(entries: int) -> dict[str, dict]:
     """The JSON files of the folder, by name; udever.json without its scores."""
     bloom = {
@@ -70,7 +83,7 @@ def main() -> None:
     model = load(args.work / f"{args.name}.pt", tokenizer.get_vocab_size())
     model = Bloom.from_bag(model, [EOQ, EOD]) if isinstance(model, Bag) else model
     args.out.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.half().contiguous() for name, value in louder(model.state_dict()).items()}
     save_file(weights, args.out / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(args.out / "tokenizer.json"), pretty=False)
     scored = args.work / f"{args.name}.scores.json"

@@ -83,7 +83,7 @@ def resolve_device(device: str) -> torch.device:
 
 def _int8_tensors(checkpoint: Checkpoint, names: Iterable[str], digest: str) -> dict[str, Tensor]:
     """The quantised tensors, from the disk cache under the weights' digest, or made now and put there."""
-    folder = Path(cached_assets_path("udever", namespace="int8"))
+    folder = Path(cached_assets_path("udever", namespace="int8-but-last-block"))
     path = folder / f"{digest}.safetensors"
     if path.exists():
         try:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from udever.model.attention import AlibiBias, alibi_slopes, causal_attention, closing_attention
 from udever.model.batch import PackedBatch
 from udever.model.config import BloomConfig
-from udever.model.precision import Linear, Precision, make_linear, quantize_weight
+from udever.model.precision import Linear, Precision, make_linear, quantize_weight, resolve_precision
 
 
 class LayerNorm(nn.Module):
@@ -124,7 +124,8 @@ class Bloom(nn.Module):
 
         def block(index: int) -> Block:
             weights = block_weights(config, tensors, index=index)
-            return Block(config, {name: on_device(w) for name, w in weights.items()}, precision=precision)
+            own = last_precision(precision, device=torch.device(device)) if index == config.layers - 1 else precision
+            return Block(config, {name: on_device(w) for name, w in weights.items()}, precision=own)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
         self.blocks = nn.ModuleList(map(block, range(config.layers)))
@@ -161,12 +162,21 @@ def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: 
 
 
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with every linear weight as int8, beside its scales under `….scales`: what is cached on disk."""
+    """The tensors with the linear weights of all blocks but the last as int8, beside their scales under `….scales`.
+
+    This is what is cached on disk.
+    """
     quantized = dict(tensors)
+    last = f"h.{max(int(name.split('.')[1]) for name in tensors if name.startswith('h.'))}."
     for name, tensor in tensors.items():
-        if tensor.dim() == 2 and name.startswith("h."):
+        if tensor.dim() == 2 and name.startswith("h.") and not name.startswith(last):
             quantized[name], quantized[name.removesuffix("weight") + "scales"] = quantize_weight(tensor)
     return quantized
+
+
+def last_precision(precision: Precision, *, device: torch.device) -> Precision:
+    """An int8 model's last block stays finer: no later block evens its error out, and it works for few tokens."""
+    return resolve_precision("auto", device=device) if precision == "int8" else precision
 
 
 def closing_states(model: Bloom, batch: PackedBatch) -> Tensor:
