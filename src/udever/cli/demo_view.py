@@ -31,6 +31,7 @@ NEXT = (
     ("udever embed src/ --output src.parquet", "a vector for each file"),
     ('udever similarity "good morning" "buenos días"', "one number"),
     ("udever models", "larger models, by name"),
+    ("udever serve", "the same behind OpenAI's API"),
 )
 """(command, what it gives): only commands that exist."""
 
