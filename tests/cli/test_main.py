@@ -71,6 +71,11 @@ def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("udever.cli.models._builtin", raising)
 
 
+def caused(error: BaseException, *, by: BaseException) -> BaseException:
+    error.__cause__ = by
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -79,6 +84,7 @@ def fails_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         (UdeverError("two\n  lines"), 1, "error: two lines"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (caused(SystemError("returned a result with an exception set"), by=KeyboardInterrupt()), 130, "interrupted"),
         (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (this is a bug in udever; --debug shows where)"),
     ],
 )

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last line of defence: one clear line instead of a traceback
         if debug:
             raise
-        return _explain(error)
+        return _complain("interrupted", code=INTERRUPTED) if _was_interrupted(error) else _explain(error)
 
 
 def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
@@ -60,6 +60,13 @@ def _dispatch(arguments: list[str]) -> int:
     except CycloptsError as error:
         return _complain(f"error: {_one_line(str(error))} (see udever --help)", code=USAGE)
     return code if isinstance(code, int) else OK
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Ctrl-C while C code runs, or while files are being closed, may come out as an error of theirs."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _explain(error: Exception) -> int:

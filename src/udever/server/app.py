@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -62,7 +63,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
             service.hosting.close()
             await service.access.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # the page at /docs must work where nothing else can be reached
         title="udever",
         version=__version__,
         description=DESCRIPTION,

@@ -258,7 +258,7 @@ _FAULTS: Mapping[type[BaseException], Callable[[Any], Fault]] = {
     StoreUnavailableError: lambda e: _retry(e, message="The accounts are not available; try again in a moment."),
     ModelLoadingError: _retry,
     OverloadedError: _retry,
-    QueueClosedError: _retry,
+    QueueClosedError: lambda e: _retry(e, message="The model cannot answer just now; try again in a moment."),
     ModelError: lambda e: Fault(
         status=503, message="The model cannot be loaded; the operator's log says why.", code=e.code, kind=SERVER
     ),

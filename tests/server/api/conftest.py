@@ -79,13 +79,18 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     """start_server("--load", "lazy", env={...}) starts `udever serve` on a free port; it is stopped at the end."""
     with ExitStack() as running:
 
-        def start(*flags: str, env: dict[str, str] | None = None, ready: bool = True) -> Server:
+        def start(
+            *flags: str,
+            env: dict[str, str] | None = None,
+            ready: bool = True,
+            program: tuple[str, ...] = ("-m", "udever"),
+        ) -> Server:
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             log_file = tmp_path_factory.mktemp("serve") / "log.jsonl"
             with log_file.open("wb") as log:
-                command = [sys.executable, "-m", "udever", "serve", "--port", str(port), *flags]
+                command = [sys.executable, *program, "serve", "--port", str(port), *flags]
                 variables = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
             running.callback(_end, process)

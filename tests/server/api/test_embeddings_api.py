@@ -1,6 +1,7 @@
 """POST /v1/embeddings to OpenAI's contract: every field, every documented error, nothing silent."""
 
 import json
+import re
 from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
@@ -284,4 +285,12 @@ def test_the_openapi_document_names_every_field(client: Any) -> None:
     assert schema["additionalProperties"] is False
     assert {"input", "model", "encoding_format", "dimensions", "user", "input_type"} <= schema["properties"].keys()
     assert "200" in json.dumps(document["paths"]["/v1/embeddings"]["post"]["responses"])
-    assert client.http.get("/docs").status_code == 200
+
+
+def test_the_openapi_page_needs_nothing_from_elsewhere(client: Any) -> None:
+    page = client.http.get("/docs").text
+    needed = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any(address.endswith(".js") for address in needed)
+    for address in needed:
+        assert address.startswith("/")
+        assert client.http.get(address).status_code == 200
