@@ -104,7 +104,7 @@ def _parted(run: str) -> Iterable[str]:
 
 def _index(corpus: Sequence[str]) -> tuple[Any, dict[str, int]]:
     try:
-        import bm25s  # type: ignore[import-untyped]
+        import bm25s
     except ModuleNotFoundError as error:
         raise EvaluationError(
             "the BM25 baseline needs bm25s, which is not installed", hint="pip install 'udever[eval]'"

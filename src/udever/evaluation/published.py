@@ -122,7 +122,7 @@ def _chosen(name: str, by_name: Mapping[str, str]) -> str:
 
 
 def _load(name: str) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     content: dict[str, Any] = yaml.safe_load((CATALOG / name).read_text(encoding="utf-8"))
     return content

@@ -175,7 +175,7 @@ class Classification:
     def scores(self, encoder: Encoder) -> list[Score]:
         """Accuracy; macro-F1 beside it."""
         try:
-            from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+            from sklearn.linear_model import LogisticRegression
         except ModuleNotFoundError as error:
             raise EvaluationError(
                 "classification needs scikit-learn, which is not installed", hint="pip install 'udever[eval]'"
