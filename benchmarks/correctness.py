@@ -25,10 +25,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from udever import Embedder
 from udever.engine import registry
-from udever.evaluation import figures, tables
-from udever.evaluation.code_local import code_local
 from udever.evaluation.encoder import Encoder
-from udever.evaluation.suite import read_suite
+from udever.evaluation.protocols.code_local import code_local
+from udever.evaluation.protocols.suite import read_suite
+from udever.evaluation.reports import figures, tables
 from udever.tokenizer import MARKERS
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from udever.cli import ERROR, USAGE
-from udever.evaluation import report_files, results
+from udever.evaluation import results
+from udever.evaluation.reports import files as report_files
 from udever.evaluation.results import Result, Score
 
 

@@ -12,10 +12,10 @@ import pytest
 from udever import Embedder
 from udever.errors import DatasetError
 from udever.evaluation.baselines import bm25
-from udever.evaluation.code_local import CodeLocal, code_local
-from udever.evaluation.code_search import CodePairs, in_rounds, thousands
 from udever.evaluation.encoder import Encoder
-from udever.evaluation.python_functions import first_paragraph, package_modules
+from udever.evaluation.protocols.code_local import CodeLocal, code_local
+from udever.evaluation.protocols.code_search import CodePairs, in_rounds, thousands
+from udever.evaluation.protocols.python_functions import first_paragraph, package_modules
 from udever.evaluation.runner import measure
 
 SOURCE = '''

@@ -11,8 +11,8 @@ import pytest
 
 from udever import Embedder
 from udever.errors import DatasetError, OptionError
-from udever.evaluation.codesearchnet import LANGUAGES, codesearchnet
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.protocols.codesearchnet import LANGUAGES, codesearchnet
 from udever.evaluation.runner import measure
 
 VERBS = ("read", "write", "open", "close", "sort", "merge", "split", "count", "find", "load", "save", "parse", "send")

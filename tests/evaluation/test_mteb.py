@@ -31,9 +31,11 @@ from mteb.results import TaskResult
 
 from udever import Embedder
 from udever.errors import DatasetUnavailableError, DimensionsError, EvaluationError, NonFiniteWeightsError, OptionError
-from udever.evaluation import mteb_adapter, mteb_data, mteb_runs
 from udever.evaluation.metrics import average_precision, averages, retrieval_metrics, spearman
-from udever.evaluation.mteb_adapter import UdeverEncoder, describe
+from udever.evaluation.mteb import adapter as mteb_adapter
+from udever.evaluation.mteb import data as mteb_data
+from udever.evaluation.mteb import runs as mteb_runs
+from udever.evaluation.mteb.adapter import UdeverEncoder, describe
 
 PANGRAM = "the quick brown fox jumps over a lazy dog while seven cooks bake bread beside an old"
 WORDS = PANGRAM.split()

@@ -9,9 +9,9 @@ import pytest
 
 from udever import Embedder
 from udever.errors import DatasetError, OptionError
-from udever.evaluation import multi_cpr as module
 from udever.evaluation.encoder import Encoder
-from udever.evaluation.multi_cpr import multi_cpr
+from udever.evaluation.protocols import multi_cpr as module
+from udever.evaluation.protocols.multi_cpr import multi_cpr
 from udever.evaluation.runner import measure, run
 
 PASSAGES = [

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from udever.errors import OptionError
-from udever.evaluation import published
-from udever.evaluation.mteb_tables import CATEGORIES
-from udever.evaluation.published import author_tasks, benchmarks, choose, models
+from udever.evaluation.reports import published
+from udever.evaluation.reports.mteb_tasks import CATEGORIES
+from udever.evaluation.reports.published import author_tasks, benchmarks, choose, models
 
 
 def row(benchmark: str, model: str) -> dict[str, float]:

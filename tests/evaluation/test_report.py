@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udever.errors import ResultFileError
-from udever.evaluation import report_files, results
-from udever.evaluation.gather import gather
-from udever.evaluation.mteb_tables import FORUMS, TASKS, split_of, subset_of
-from udever.evaluation.published import author_tasks, benchmarks, models
-from udever.evaluation.report import Report, build
+from udever.evaluation import results
+from udever.evaluation.reports import files as report_files
+from udever.evaluation.reports.gather import gather
+from udever.evaluation.reports.mteb_tasks import FORUMS, TASKS, split_of, subset_of
+from udever.evaluation.reports.published import author_tasks, benchmarks, models
+from udever.evaluation.reports.report import Report, build
+from udever.evaluation.reports.tables import Cell, Row, Table, grid
 from udever.evaluation.results import Result, Score
-from udever.evaluation.tables import Cell, Row, Table, grid
 
 NANO = Result(task="", protocol="suite:own", model="udever-nano", fingerprint="a1b2c3d4e5", scores=())
 LANGUAGES = ("go", "ruby", "python", "java", "javascript", "php")
@@ -456,7 +457,7 @@ cells = st.one_of(st.none(), st.floats(-100, 100)).map(lambda value: Cell(value=
 @settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_any_table_can_be_drawn(data: st.DataObject) -> None:
-    from udever.evaluation.figures import draw
+    from udever.evaluation.reports.figures import draw
 
     columns = data.draw(st.lists(names, min_size=1, max_size=11, unique=True))
     kinds = data.draw(st.lists(st.sampled_from(["measured", "published", "baseline"]), min_size=1, max_size=3))

@@ -19,10 +19,10 @@ from udever import Embedder
 from udever.errors import DatasetError, EvaluationError, OptionError, ResultFileError
 from udever.evaluation import results
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.protocols.suite import LocalTask, read_suite
+from udever.evaluation.protocols.suite_tasks import Bitext
 from udever.evaluation.results import Result, Score
 from udever.evaluation.runner import Outcome, measure, run
-from udever.evaluation.suite import LocalTask, read_suite
-from udever.evaluation.suite_tasks import Bitext
 
 SENTENCES = (
     ("A man is playing a guitar.", "Un hombre toca la guitarra.", "一个男人在弹吉他。"),

@@ -64,7 +64,7 @@ def suite(
 
     The TOML file lists tasks (sts, pairs, bitext, retrieval, code, classification) over .tsv and .jsonl files.
     """
-    from udever.evaluation.suite import read_suite
+    from udever.evaluation.protocols.suite import read_suite
 
     tasks = read_suite(file, data=data, names=task)
     _measure(tasks, choice, measuring, runtime, as_json=as_json)
@@ -90,7 +90,7 @@ def code_local(
     """
     if rounds is not None and rounds < 1:
         raise OptionError(f"--rounds is {rounds}", hint="use at least 1")
-    from udever.evaluation.code_local import code_local as read
+    from udever.evaluation.protocols.code_local import code_local as read
 
     tasks = [read(package, candidates=candidates, seed=seed, max_rounds=rounds)]
     _measure(tasks, choice, measuring, runtime, as_json=as_json)
@@ -113,7 +113,7 @@ def codesearchnet(
 
     Reads the test split in the data set's own layout. Other numbers of candidates give scores of another name.
     """
-    from udever.evaluation.codesearchnet import codesearchnet as read
+    from udever.evaluation.protocols.codesearchnet import codesearchnet as read
 
     tasks = read(data, languages=language, candidates=candidates)
     _measure(tasks, choice, measuring, runtime, as_json=as_json)
@@ -138,7 +138,7 @@ def multi_cpr(
 
     With --output, embedded blocks are kept beside the results until a domain is done: an interrupted run goes on.
     """
-    from udever.evaluation.multi_cpr import multi_cpr as read
+    from udever.evaluation.protocols.multi_cpr import multi_cpr as read
 
     tasks = read(data, domains=domain, sampled=sampled)
     _measure(tasks, choice, measuring, runtime, as_json=as_json)

@@ -1,7 +1,7 @@
 """`udever evaluate mteb`: tasks of the Massive Text Embedding Benchmark, on a model with its roles.
 
 Invariant: what is finished is on disk before the next task begins; stdout holds one table, or one JSON object.
-Does not know: how a task is evaluated (evaluation/mteb_runs.py), or how scores are set beside published ones (report).
+Does not know: how a task is evaluated (evaluation/runs.py), or how scores are set beside published ones (report).
 """
 
 import json
@@ -19,8 +19,8 @@ from udever.cli.options import JsonFlag, ModelChoice, Runtime, load
 from udever.errors import UdeverError
 
 if TYPE_CHECKING:
-    from udever.evaluation.mteb_adapter import UdeverEncoder
-    from udever.evaluation.mteb_runs import Finished
+    from udever.evaluation.mteb.adapter import UdeverEncoder
+    from udever.evaluation.mteb.runs import Finished
 
 
 def mteb(
@@ -53,8 +53,8 @@ def mteb(
     run the same command again.
     """
     with _needing_the_extra():
-        from udever.evaluation import mteb_runs
-        from udever.evaluation.mteb_adapter import UdeverEncoder, describe
+        from udever.evaluation.mteb import runs as mteb_runs
+        from udever.evaluation.mteb.adapter import UdeverEncoder, describe
     chosen = mteb_runs.select(names=tasks, benchmark=benchmark, languages=languages)
     embedder = load(choice.model, runtime)
     shape: dict[str, Any] = {"dimensions": dimensions, "max_tokens": max_tokens}

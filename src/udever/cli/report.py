@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from udever.cli.options import JsonFlag
-from udever.evaluation.tables import grid as text_grid
-from udever.evaluation.tables import is_wide
+from udever.evaluation.reports.tables import grid as text_grid
+from udever.evaluation.reports.tables import is_wide
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from udever.evaluation.report import Report
-    from udever.evaluation.tables import Table
+    from udever.evaluation.reports.report import Report
+    from udever.evaluation.reports.tables import Table
 
 SHOWN_LINES = 24
 """Lines of a table that the terminal shows; longer ones stand in the files."""
@@ -45,9 +45,9 @@ def report(
     as_json: JsonFlag = False,
 ) -> None:
     """Tables and figures of results, beside the published numbers that were measured the same way."""
-    from udever.evaluation.gather import gather
-    from udever.evaluation.report import build
-    from udever.evaluation.report_files import as_json as to_json
+    from udever.evaluation.reports.files import as_json as to_json
+    from udever.evaluation.reports.gather import gather
+    from udever.evaluation.reports.report import build
 
     made = build(gather(results), against=_chosen(against))
     if output is not None:  # before the reader of stdout can go away
@@ -59,7 +59,7 @@ def report(
 
 
 def _chosen(against: str | None) -> tuple[str, ...]:
-    from udever.evaluation.published import REFERENCES, choose
+    from udever.evaluation.reports.published import REFERENCES, choose
 
     if against is None:
         return REFERENCES
@@ -68,7 +68,7 @@ def _chosen(against: str | None) -> tuple[str, ...]:
 
 
 def _write(made: "Report", output: Path) -> None:
-    from udever.evaluation.report_files import has_figures, write
+    from udever.evaluation.reports.files import has_figures, write
 
     files = write(made, output)
     print(f"{len(files)} files → {output}", file=sys.stderr)

@@ -1,13 +1,13 @@
 """The demo's documents: public functions of Python's standard library, read from its source files.
 
 Invariant: nothing is imported or run, only parsed; the same Python gives the same documents in the same order.
-Does not know: how source files are found and parsed (evaluation/python_functions.py), or how the answers are shown.
+Does not know: how sources are found and parsed (evaluation/protocols/python_functions.py), or how answers are shown.
 """
 
 import ast
 from dataclasses import dataclass
 
-from udever.evaluation.python_functions import (
+from udever.evaluation.protocols.python_functions import (
     Found,
     first_paragraph,
     functions,

@@ -2,8 +2,8 @@
 
     OUTPUT/<model>/<protocol>/<task>.json
 
-Invariant: a file that exists is whole (written to a temporary name, then renamed), and counts for a later run only if it
-was made by the same weights (fingerprint) under the same settings; a score never travels without its protocol.
+Invariant: a file that exists is whole (written to a temporary name, then renamed), and counts for a later run only if
+it was made by the same weights (fingerprint) under the same settings; a score never travels without its protocol.
 Does not know: how any score is computed, or how it is shown.
 """
 

@@ -21,10 +21,10 @@ from itertools import chain
 from typing import Any
 
 from udever.errors import DatasetError
-from udever.evaluation.code_search import CodePairs, in_rounds, thousands
-from udever.evaluation.datafiles import digest_of_texts
 from udever.evaluation.encoder import Encoder
-from udever.evaluation.python_functions import (
+from udever.evaluation.protocols.code_search import CodePairs, in_rounds, thousands
+from udever.evaluation.protocols.datafiles import digest_of_texts
+from udever.evaluation.protocols.python_functions import (
     Definition,
     Module,
     first_paragraph,

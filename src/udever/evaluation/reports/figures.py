@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from udever.evaluation.tables import NOTHING, Kind, Row, Table, is_wide
+from udever.evaluation.reports.tables import NOTHING, Kind, Row, Table, is_wide
 
 INK = "#1b1f24"
 QUIET = "#6b7280"

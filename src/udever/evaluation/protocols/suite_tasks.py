@@ -15,7 +15,7 @@ import numpy as np
 from udever.errors import EvaluationError
 from udever.evaluation import metrics
 from udever.evaluation.encoder import Encoder, Vectors
-from udever.evaluation.ranking import Judgements, baselines
+from udever.evaluation.protocols.ranking import Judgements, baselines
 from udever.evaluation.results import Score
 
 RETRIEVAL_DEPTH = 100

@@ -1,16 +1,15 @@
 """mteb's results → the table of MTEB(eng, v1), a table task by task, and one for each task in several languages.
 
-Invariant: category means follow mteb_tables.py: a model with a missing task has no mean, and a note names the task.
+Invariant: category means follow mteb_tasks.py: a model with a missing task has no mean, and a note names the task.
 Does not know: files, other protocols, or how a table is drawn.
 """
 
 from collections.abc import Mapping, Sequence
 
-from udever.evaluation import mteb_tables as mteb
-from udever.evaluation.mteb_files import MAIN, PROTOCOL
-from udever.evaluation.published import Benchmark, author_tasks, benchmarks
-from udever.evaluation.results import Score
-from udever.evaluation.tables import (
+from udever.evaluation.reports import mteb_tasks as mteb
+from udever.evaluation.reports.mteb_files import MAIN, PROTOCOL
+from udever.evaluation.reports.published import Benchmark, author_tasks, benchmarks
+from udever.evaluation.reports.tables import (
     Column,
     Line,
     Row,
@@ -23,9 +22,10 @@ from udever.evaluation.tables import (
     task_column,
     tasks_of,
 )
+from udever.evaluation.results import Score
 
 SUMMARY = "mteb-eng-v1"
-"""The benchmark whose columns are the categories of mteb_tables.py."""
+"""The benchmark whose columns are the categories of mteb_tasks.py."""
 
 TASKS_ABOUT = (
     "mteb's main score of each task, times 100; for the pair classification of MTEB(eng, v1) the average precision of"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import DatasetError
-from udever.evaluation import suite_tasks
-from udever.evaluation.code_search import CodePairs, in_one_round, in_rounds
-from udever.evaluation.datafiles import Table, digest, listed, read_table
-from udever.evaluation.ranking import judgements
+from udever.evaluation.protocols import suite_tasks
+from udever.evaluation.protocols.code_search import CodePairs, in_one_round, in_rounds
+from udever.evaluation.protocols.datafiles import Table, digest, listed, read_table
+from udever.evaluation.protocols.ranking import judgements
 
 DOCUMENT_IDS = ("id", "_id", "docid", "pid")
 QUERY_IDS = ("qid", "id", "_id")

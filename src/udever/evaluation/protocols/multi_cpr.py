@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import DatasetError, OptionError
-from udever.evaluation.datafiles import digest, listed, locate, read_lines
 from udever.evaluation.encoder import Encoder
-from udever.evaluation.ranking import Judgements, baselines, judgements
+from udever.evaluation.protocols.datafiles import digest, listed, locate, read_lines
+from udever.evaluation.protocols.ranking import Judgements, baselines, judgements
 from udever.evaluation.results import Score
 
 DOMAINS = ("ecom", "video", "medical")

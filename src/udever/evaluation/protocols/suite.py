@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import DatasetError, OptionError
-from udever.evaluation import suite_tasks
-from udever.evaluation.datafiles import listed, locate
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.protocols import suite_tasks
+from udever.evaluation.protocols.datafiles import listed, locate
+from udever.evaluation.protocols.suite_kinds import KINDS, Files, Kind
 from udever.evaluation.results import Score
-from udever.evaluation.suite_kinds import KINDS, Files, Kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import ResultFileError
-from udever.evaluation import mteb_files, results
+from udever.evaluation import results
+from udever.evaluation.reports import mteb_files
 from udever.evaluation.results import Result
 
 ROW_SETTINGS = ("dimensions", "max_tokens")

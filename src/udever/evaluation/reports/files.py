@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from udever.evaluation.report import Report
-from udever.evaluation.tables import Row, Table, grid
+from udever.evaluation.reports.report import Report
+from udever.evaluation.reports.tables import Row, Table, grid
 
 FIGURES = "figures"
 FORMATS = ("svg", "png")
@@ -44,7 +44,7 @@ def has_figures() -> bool:
 
 def _figures(report: Report) -> dict[str, bytes]:
     """File name → content."""
-    from udever.evaluation.figures import draw
+    from udever.evaluation.reports.figures import draw
     from udever.evaluation.results import slug
 
     return {

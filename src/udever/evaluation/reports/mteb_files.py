@@ -4,7 +4,7 @@
 
 Invariant: scores come out as 0 to 1, whichever of the two scales a file uses; of several splits one counts, the same
 for every model; a score that is null or NaN is absent.
-Does not know: which tasks belong together (mteb_tables.py), or our own result files (results.py).
+Does not know: which tasks belong together (mteb_tasks.py), or our own result files (results.py).
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import ResultFileError
-from udever.evaluation.mteb_tables import METRICS, counts, split_of
+from udever.evaluation.reports.mteb_tasks import METRICS, counts, split_of
 from udever.evaluation.results import Result, Score
 
 PROTOCOL = "mteb"

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from udever.errors import DatasetError, OptionError
-from udever.evaluation.code_search import CodePairs, in_rounds, thousands
-from udever.evaluation.datafiles import Row, digest, listed, locate, read_table
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.protocols.code_search import CodePairs, in_rounds, thousands
+from udever.evaluation.protocols.datafiles import Row, digest, listed, locate, read_table
 from udever.evaluation.results import Score
 
 LANGUAGES = ("go", "ruby", "python", "java", "javascript", "php")

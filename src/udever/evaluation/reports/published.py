@@ -16,7 +16,7 @@ from typing import Any
 
 from udever.errors import OptionError
 
-CATALOG = Path(__file__).parent.parent / "catalog"
+CATALOG = Path(__file__).parents[2] / "catalog"
 PUBLISHED = "published.yaml"
 AUTHOR_TASKS = "author_tasks.yaml"
 

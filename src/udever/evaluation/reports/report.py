@@ -4,19 +4,18 @@
 
 Invariant: a table holds one protocol, so a published number stands only beside numbers that were measured the same way;
 where a part of a mean is missing there is no mean, and a note names what is missing.
-Does not know: files (gather.py reads them, report_files.py writes them), figures, the terminal.
+Does not know: files (gather.py reads them, files.py writes them), figures, the terminal.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from udever.evaluation.gather import ROW_SETTINGS, Entry, Gathered
-from udever.evaluation.mteb_files import PROTOCOL as MTEB
-from udever.evaluation.published import Benchmark, benchmarks
-from udever.evaluation.report_mteb import SUMMARY, detail_tables, summary_rows
-from udever.evaluation.results import Score
-from udever.evaluation.tables import (
+from udever.evaluation.reports.gather import ROW_SETTINGS, Entry, Gathered
+from udever.evaluation.reports.mteb_files import PROTOCOL as MTEB
+from udever.evaluation.reports.mteb_report import SUMMARY, detail_tables, summary_rows
+from udever.evaluation.reports.published import Benchmark, benchmarks
+from udever.evaluation.reports.tables import (
     ORDER,
     Cell,
     Line,
@@ -31,6 +30,7 @@ from udever.evaluation.tables import (
     task_column,
     tasks_of,
 )
+from udever.evaluation.results import Score
 
 MODEL = "model"
 """`Score.system` of what is measured; every other system is a baseline."""

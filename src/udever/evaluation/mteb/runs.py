@@ -7,7 +7,7 @@ That is the layout of mteb's `ResultCache` and of the leaderboard's results repo
 
 Invariant: a file under a task's own name holds every split and subset that was asked for. What an interrupted run has
 of a task waits under a hidden name (`.<task>.json`), and the next run goes on from there.
-Does not know: roles (mteb_adapter.py), or the hub (mteb_data.py).
+Does not know: roles (adapter.py), or the hub (data.py).
 """
 
 import logging
@@ -29,8 +29,8 @@ from mteb.models import ModelMeta
 from mteb.results import TaskResult
 
 from udever.errors import EvaluationError, OptionError, UdeverError
-from udever.evaluation.mteb_adapter import UdeverEncoder
-from udever.evaluation.mteb_data import HubData
+from udever.evaluation.mteb.adapter import UdeverEncoder
+from udever.evaluation.mteb.data import HubData
 
 FOLDER = "mteb"
 """Under the output folder: mteb's own tree, apart from the results of `evaluation.results`."""
