@@ -12,6 +12,10 @@ UdeverError
 │   ├── OverloadedError          more is queued than can be done in time; says when to come again
 │   ├── QueueClosedError         the queue is closing, or its model thread died
 │   └── SequenceFailedError      one text failed inside the model; its neighbours did not
+├── EvaluationError            a measurement cannot be made, or its result cannot be used
+│   ├── DatasetError             data in another shape than the task needs
+│   ├── DatasetUnavailableError  data that must be downloaded and cannot be
+│   └── ResultFileError          a file that is no result, or one of another format
 └── ModelError                 what stands behind a model name
     ├── ModelNotFoundError       no built-in, folder or hub model of that name
     ├── NotBloomError            config.json describes another architecture, or none
@@ -98,6 +102,30 @@ class FileInputError(InputError):
     """A file cannot be read as texts."""
 
     code = "invalid_file"
+
+
+class EvaluationError(UdeverError):
+    """A measurement cannot be made, or its result cannot be used."""
+
+    code = "evaluation_error"
+
+
+class DatasetError(EvaluationError):
+    """Data in another shape than the task needs; the message names the file and what is wrong with it."""
+
+    code = "invalid_dataset"
+
+
+class DatasetUnavailableError(EvaluationError):
+    """Data that must be downloaded and cannot be."""
+
+    code = "dataset_unavailable"
+
+
+class ResultFileError(EvaluationError):
+    """A file that is no result of an evaluation, or one of another format."""
+
+    code = "invalid_result_file"
 
 
 class QueueError(UdeverError):

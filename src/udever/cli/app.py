@@ -27,6 +27,8 @@ COMMANDS = {
     "serve": ("udever.cli.serve:serve", "Serve embeddings over HTTP, as OpenAI does."),
     "keys": ("udever.cli.keys:app", "Make, list, revoke and rotate API keys; give accounts credit."),
     "usage": ("udever.cli.usage:usage", "Show what was used, by day, model and key."),
+    "evaluate": ("udever.cli.evaluate:app", "Measure a model: on MTEB, CodeSearchNet, Multi-CPR or your own data."),
+    "report": ("udever.cli.report:report", "Tables and figures of results, beside the published numbers."),
     "demo": ("udever.cli.demo:demo", "Search Python's standard library in six languages, in a few seconds."),
 }
 """Command → (import path, summary)."""
