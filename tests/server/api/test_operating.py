@@ -363,10 +363,12 @@ async def _get(app: Any, path: str) -> httpx.Response:
         return await client.get(path)
 
 
-def test_every_line_of_the_log_is_json_and_requests_have_their_id(server: Any, client: Any) -> None:
+def test_every_line_of_the_log_is_json_and_requests_have_their_id(
+    server: Any, client: Any, wait_until: Callable[..., None]
+) -> None:
     request_id = client.embed("a").headers["x-request-id"]
-    lines = [json.loads(line) for line in server.log.splitlines()]
-    (line,) = [line for line in lines if line.get("request_id") == request_id]
+    wait_until(lambda: request_id in server.log)  # it is written when the answer is gone
+    (line,) = [line for line in map(json.loads, server.log.splitlines()) if line.get("request_id") == request_id]
     assert line["event"] == "request"
     assert line["route"] == "/v1/embeddings"
     assert (line["status"], line["model"], line["role"], line["texts"]) == (200, MODEL, "document", 1)
