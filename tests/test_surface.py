@@ -26,6 +26,7 @@ CODES = {
     "invalid_dimensions", "invalid_file", "queue_error", "overloaded", "queue_closed",
     "text_failed", "model_error", "model_not_found", "not_bloom", "invalid_config",
     "not_an_embedder", "invalid_tokenizer", "tensor_names", "tensor_shape", "corrupt_file", "non_finite_weights",
+    "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged",
 }  # fmt: skip
 
 

@@ -24,9 +24,13 @@ COMMANDS = {
     "similarity": ("udever.cli.similarity:similarity", "Print the cosine similarity of two texts."),
     "models": ("udever.cli.models:models", "List the models udever knows by name."),
     "info": ("udever.cli.models:info", "Describe one model."),
+    "data": ("udever.cli.data:app", "Import training data; look at what was imported."),
     "serve": ("udever.cli.serve:serve", "Serve embeddings over HTTP, as OpenAI does."),
     "keys": ("udever.cli.keys:app", "Make, list, revoke and rotate API keys; give accounts credit."),
     "usage": ("udever.cli.usage:usage", "Show what was used, by day, model and key."),
+    "delta": ("udever.cli.delta:app", "Show what a fine-tune moved; merge, extract and average deltas."),
+    "export": ("udever.cli.export:export", "Write a model for sentence-transformers or ONNX Runtime."),
+    "train": ("udever.cli.train:train", "Train a model by a recipe, or go on with a run."),
     "demo": ("udever.cli.demo:demo", "Search Python's standard library in six languages, in a few seconds."),
 }
 """Command → (import path, summary)."""

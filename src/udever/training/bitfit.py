@@ -13,7 +13,7 @@ from torch import nn
 from udever.errors import OptionError
 from udever.model.bloom import Bloom
 
-TUNES = {"bitfit": "only biases, norms' included", "all": "everything", "last:N": "the last N blocks and the final norm"}
+TUNES = {"bitfit": "only biases, norms' included", "all": "everything", "last:N": "the last N blocks, the final norm"}
 """What `tune` may be."""
 
 

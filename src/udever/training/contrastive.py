@@ -44,10 +44,13 @@ class Pairing:
             for query, (own, keys) in enumerate(zip(positive, known, strict=True))
             for row in {row for key in (*keys, document_keys[own]) for row in rows_of.get(key, ())} - {own}
         ]
-        return cls(
-            positive=np.asarray(positive, np.int64),
-            excluded=np.asarray(sorted(excluded), np.int64).reshape(-1, 2),
-        )
+        return cls.from_rows(positive, excluded)
+
+    @classmethod
+    def from_rows(cls, positive: Sequence[int], excluded: Sequence[tuple[int, int]]) -> "Pairing":
+        """From rows that are known."""
+        pairs = np.asarray(sorted(excluded), np.int64).reshape(-1, 2)
+        return cls(positive=np.asarray(positive, np.int64), excluded=pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,8 @@ def contrastive_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss, a scalar, and the share of queries whose positive is nearest at full width, a scalar.
 
-    The embeddings are raw; they are compared by cosine, in float64: dividing by the temperature would multiply float32's
-    roundings, and the matrix is small beside the model.
+    The embeddings are raw; they are compared by cosine, in float64: dividing by the temperature would multiply
+    float32's roundings, and the matrix is small beside the model.
     """
     queries_BH, documents_MH = queries_BH.double(), documents_MH.double()
     positive_B = torch.from_numpy(pairing.positive).to(queries_BH.device)

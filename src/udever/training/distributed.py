@@ -29,7 +29,7 @@ class World:
         return self.rank == 0
 
     def shares(self, lengths: Sequence[int]) -> list[list[int]]:
-        """For each rank the sequences that it embeds: dealt out from the longest, so that all have much the same work."""
+        """For each rank the sequences that it embeds: dealt out from the longest, so all have like work."""
         order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
         return [order[rank :: self.size] for rank in range(self.size)]
 
@@ -57,6 +57,11 @@ class World:
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
     def agree(self, condition: bool) -> bool:
         """Whether it holds on every rank."""
         if self.size == 1:
@@ -74,8 +79,6 @@ def world() -> Iterator[World]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield World(
-            rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ.get("LOCAL_RANK", "0"))
-        )
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     finally:
         dist.destroy_process_group()

@@ -27,6 +27,10 @@ KEPT_PER_LAYER = 9
 """Numbers a token and layer keeps for the gradient, in widths: two norm inputs, q, k, v, and GELU's input (four)."""
 
 
+ITEM_BYTES = 4
+"""Of an activation in float32; in bf16 a part of them takes less."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """How a step keeps to its memory."""
@@ -38,16 +42,15 @@ class MemoryPlan:
     """Keep only the blocks' inputs, within a chunk too."""
 
 
-def plan_memory(config: BloomConfig, *, tokens: int, budget_bytes: int, chunk_tokens: int, item_bytes: int) -> MemoryPlan:
+def plan_memory(config: BloomConfig, *, tokens: int, budget_bytes: int, chunk_tokens: int) -> MemoryPlan:
     """The fastest plan whose activations fit.
 
     Args:
         tokens: of the largest step on this process.
         chunk_tokens: what the device likes best at once.
-        item_bytes: of an activation (4 in fp32, 2 in bf16).
     """
-    whole = KEPT_PER_LAYER * config.layers * config.width * item_bytes
-    inputs = (config.layers + KEPT_PER_LAYER) * config.width * item_bytes
+    whole = KEPT_PER_LAYER * config.layers * config.width * ITEM_BYTES
+    inputs = (config.layers + KEPT_PER_LAYER) * config.width * ITEM_BYTES
     if tokens * whole <= budget_bytes:
         return MemoryPlan(chunk_tokens=chunk_tokens, cached=False, recompute=False)
     if chunk_tokens * whole <= budget_bytes:

@@ -2,8 +2,8 @@
 
     recipe = load("recipe.toml");  recipe.digest -> goes into everything the run makes
 
-Invariant: a `Recipe` that exists is one that can be run; an unknown key, a wrong type or an impossible number is an error
-that names it. Values that decide the result are in the digest; where the data lies is not.
+Invariant: a `Recipe` that exists is one that can be run; an unknown key, a wrong type or an impossible number is an
+error that names it. Values that decide the result are in the digest; where the data lies is not.
 Does not know: data, models or devices.
 """
 
@@ -27,7 +27,7 @@ class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file."""
 
 
-class DataPart(_Part):
+class DataPart(_Part, frozen=True):
     """Examples, made by `udever data import`."""
 
     path: str
@@ -36,7 +36,7 @@ class DataPart(_Part):
     """How often it is drawn: 1 means each of its examples once an epoch."""
 
 
-class BatchPart(_Part):
+class BatchPart(_Part, frozen=True):
     """How examples become batches."""
 
     size: int = 1024
@@ -46,7 +46,7 @@ class BatchPart(_Part):
     """Whether a batch may hold examples of several tasks."""
 
 
-class ContrastPart(_Part):
+class ContrastPart(_Part, frozen=True):
     """The contrastive loss."""
 
     temperature: float = 0.05
@@ -58,7 +58,7 @@ class ContrastPart(_Part):
     """Also ask positives for their queries."""
 
 
-class DistillPart(_Part):
+class DistillPart(_Part, frozen=True):
     """Learning a teacher's vectors."""
 
     targets: str
@@ -70,11 +70,14 @@ class DistillPart(_Part):
     """Of the contrastive loss beside it."""
 
 
-class OptimizerPart(_Part):
+class OptimizerPart(_Part, frozen=True):
     """AdamW."""
 
     learning_rate: float = 1e-4
+    table_learning_rate: float = 0.0
+    """Of the token table, where it moves; 0: the same."""
     weight_decay: float = 0.0
+    """Of matrices; biases and norms never decay."""
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Schedule = "constant"
     warmup_epochs: float = 0.25
@@ -82,7 +85,7 @@ class OptimizerPart(_Part):
     """Largest norm of the gradient; 0: no limit."""
 
 
-class EvaluatePart(_Part):
+class EvaluatePart(_Part, frozen=True):
     """A suite to measure during training; the best checkpoint is kept."""
 
     suite: str
