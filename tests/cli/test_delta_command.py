@@ -35,9 +35,11 @@ def test_diff_shows_what_moved(udever: Callable, tuned: Path, tiny_checkpoint: P
     assert outcome.code == 0, outcome.err
     lines = [line.split() for line in outcome.out.splitlines()]
     assert ["mlp.dense_h_to_4h.bias", "3", "2.449"] in [line[:3] for line in lines]
-    assert [
-        line[:3] for line in lines if line and line[0] in ("embedding", "0", "1")
-    ] == [["embedding", "64", "4"], ["0", "1", "2"], ["1", "2", "1.414"]]
+    assert [line[:3] for line in lines if line and line[0] in ("embedding", "0", "1")] == [
+        ["embedding", "64", "4"],
+        ["0", "1", "2"],
+        ["1", "2", "1.414"],
+    ]
     assert outcome.out.rstrip().endswith("only biases and 1 of the 4 markers' rows")
 
 

@@ -1,11 +1,10 @@
 """The training step's gradient against the naive one in float64, however it is chunked."""
 
-import torch
-from torch import Tensor
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor
 
 from udever.model.bloom import Bloom, OwnRows, checkpoint_tensors
 from udever.model.config import BloomConfig
@@ -36,9 +35,7 @@ def loss_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     pairing = Pairing.of(
         POSITIVE, document_keys=[0, 1, 2, 3, 4, 5, 3, 7], known=[[], [], [], [0]]
     )  # document 6 equals query 1's positive, document 0 is known to answer query 3
-    return contrastive_loss(
-        embeddings[:4], embeddings[4:], pairing=pairing, contrast=Contrast(temperature=TEMPERATURE)
-    )
+    return contrastive_loss(embeddings[:4], embeddings[4:], pairing=pairing, contrast=Contrast(temperature=TEMPERATURE))
 
 
 def naive_gradients(config: BloomConfig, tensors: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
@@ -71,7 +68,11 @@ def config(request: pytest.FixtureRequest) -> BloomConfig:
 )
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp64", 1e-12), ("fp32", 1e-6)])
 def test_the_gradient_is_the_naive_one(
-    config: BloomConfig, random_tensors: Callable[..., dict[str, Tensor]], plan: MemoryPlan, precision: str, tolerance: float
+    config: BloomConfig,
+    random_tensors: Callable[..., dict[str, Tensor]],
+    plan: MemoryPlan,
+    precision: str,
+    tolerance: float,
 ) -> None:
     tensors = random_tensors(config)
     expected_loss, expected = naive_gradients(config, tensors)
@@ -82,5 +83,4 @@ def test_the_gradient_is_the_naive_one(
     found = checkpoint_tensors(model, kind="bias", of=lambda bias: bias.grad)
     found["rows"], expected["rows"] = model.own_rows.rows.grad, expected[TABLE][list(MARKERS)]
     assert len(found) == len([name for name in expected if name.endswith(".bias")]) + 1
-    print(apart(found, expected))
     assert apart(found, expected) < tolerance

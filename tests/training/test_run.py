@@ -233,6 +233,7 @@ def test_the_certificate_holds_and_a_wrong_step_loses_it(session: Session, monke
     certificates = certify(certified, processes=(1, 2))
     assert len(certificates) == 8
     assert all(certificate.holds for certificate in certificates), certificates
+    assert max(certificate.relative_error for certificate in certificates) <= 1e-6
     from udever.training import verify
 
     honest = verify.Contrast

@@ -77,7 +77,7 @@ def _train(
         callbacks = run.Callbacks(
             on_step=on_step,
             evaluate=_evaluation(session, folder, beside, data=data),
-            keep_best=lambda: session.write(folder / "best") and None,
+            keep_best=lambda: session.write(folder / "best"),
         )
         run.train(session.trainer, folder, world=session.world, every=every, callbacks=callbacks)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
@@ -126,7 +126,8 @@ def _line(certificate: "Certificate") -> str:
     kept = "embedded twice (GradCache)" if certificate.cached else "activations kept"
     return (
         f"{'holds' if certificate.holds else 'FAILS'}  {how}, {kept}: relative error of the gradient "
-        f"{certificate.relative_error:.1e} (worst: {certificate.worst_tensor} {certificate.worst_error:.1e})"
+        f"{certificate.relative_error:.1e}, allowed {certificate.allowed:.1e} "
+        f"(worst: {certificate.worst_tensor} {certificate.worst_error:.1e})"
     )
 
 

@@ -8,7 +8,7 @@ Shapes: T packed tokens, S sequences, N heads, D channels a head; R sequences in
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch

@@ -1,8 +1,8 @@
 """The gradient of packed causal ALiBi attention: run by run, the probabilities computed again instead of kept.
 
-Invariant: what is kept between forward and backward are the queries, keys and values and nothing else (3 x width numbers
-a token); no padding is computed. PyTorch's own gradient keeps the output too, and on CPU is several times slower with a
-mask at the lengths of queries.
+Invariant: what is kept between forward and backward are the queries, keys and values and nothing else (3 x width
+numbers a token); no padding is computed. PyTorch's own gradient keeps the output too, and on CPU is several times
+slower with a mask at the lengths of queries.
 
 Shapes as in attention.py; B queries of a block, K keys they see.
 """

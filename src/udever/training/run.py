@@ -69,7 +69,7 @@ class Callbacks:
     on_step: Callable[[StepReport], None] = lambda _: None
     evaluate: Callable[[], float] | None = None
     """The score of the model as it is now; higher is better."""
-    keep_best: Callable[[], None] = lambda: None
+    keep_best: Callable[[], object] = lambda: None
     """Write the model as it is now into `best/`."""
 
 

@@ -26,7 +26,8 @@ from udever.training.gradcache import MemoryPlan, accumulate
 
 TABLE = "word_embeddings.weight"
 TOLERANCES = {"fp64": 1e-12, "fp32": 1e-6}
-"""Relative error of the whole gradient, by norm, that a certificate allows."""
+"""Relative error of the whole gradient, by norm, that a certificate allows; in float32 also twice that of the naive
+step in float32, because a deep model's roundings alone may be more."""
 CHUNK_TOKENS = 256
 
 
@@ -53,28 +54,43 @@ class Certificate:
     worst_tensor: str
     worst_error: float
     """Of that tensor alone."""
+    allowed: float
+    """The largest relative error at which the certificate holds."""
 
     @property
     def holds(self) -> bool:
-        """Whether the error is within the tolerance of its precision."""
-        return self.relative_error <= TOLERANCES[self.precision]
+        """Whether the error is allowed."""
+        return self.relative_error <= self.allowed
 
 
 def certify(case: Case, *, processes: Sequence[int] = (1, 2)) -> list[Certificate]:
     """Certificates in float64 and float32, with activations kept and cached, on one process and on several."""
     expected = naive_gradient(case)
+    roundings = _errors(naive_gradient(case, dtype=torch.float32), expected)[0]
+    allowed = {"fp64": TOLERANCES["fp64"], "fp32": max(TOLERANCES["fp32"], 2 * roundings)}
     certificates = []
     for count in processes:
         for precision in TOLERANCES:
             for cached in (False, True):
                 found = real_gradient(case, precision=precision, cached=cached, processes=count)
-                certificates.append(_compare(found, expected, precision=precision, cached=cached, processes=count))
+                whole, worst, worst_error = _errors(found, expected)
+                certificates.append(
+                    Certificate(
+                        precision=precision,
+                        processes=count,
+                        cached=cached,
+                        relative_error=whole,
+                        worst_tensor=worst,
+                        worst_error=worst_error,
+                        allowed=allowed[precision],
+                    )
+                )
     return certificates
 
 
-def naive_gradient(case: Case) -> dict[str, Tensor]:
+def naive_gradient(case: Case, *, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """By checkpoint name, every bias; and `markers`, their rows."""
-    weights = {name: tensor.double().requires_grad_() for name, tensor in case.tensors.items()}
+    weights = {name: tensor.to(dtype, copy=True).requires_grad_() for name, tensor in case.tensors.items()}
     vectors = [naive.embed(case.config, weights, token_ids) for token_ids in case.batch.sequences]
     pairing, first_document = case.batch.pairing, case.batch.queries
     loss = naive.info_nce(
@@ -148,22 +164,14 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _compare(
-    found: dict[str, Tensor], expected: dict[str, Tensor], *, precision: str, cached: bool, processes: int
-) -> Certificate:
+def _errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str, float]:
+    """Relative error of the whole gradient; the tensor with the largest of its own, and that."""
     errors = {name: float((found[name].double() - value).norm()) for name, value in expected.items()}
     sizes = {name: float(value.norm()) for name, value in expected.items()}
     relative = {name: error / sizes[name] for name, error in errors.items() if sizes[name]}
     worst = max(relative, key=relative.__getitem__)
     whole = sum(error**2 for error in errors.values()) / sum(size**2 for size in sizes.values())
-    return Certificate(
-        precision=precision,
-        processes=processes,
-        cached=cached,
-        relative_error=whole**0.5,
-        worst_tensor=worst,
-        worst_error=relative[worst],
-    )
+    return float(whole**0.5), worst, relative[worst]
 
 
 def _free_port() -> int:
