@@ -23,9 +23,10 @@ PROPERTIES = {
 }  # fmt: skip
 CODES = {
     "udever_error", "invalid_input", "empty_text", "not_a_text", "too_many_tokens", "invalid_option",
-    "invalid_dimensions", "invalid_file", "queue_error", "overloaded", "queue_closed",
-    "text_failed", "model_error", "model_not_found", "not_bloom", "invalid_config",
-    "not_an_embedder", "invalid_tokenizer", "tensor_names", "tensor_shape", "corrupt_file", "non_finite_weights",
+    "invalid_dimensions", "invalid_file", "queue_error", "overloaded", "queue_closed", "text_failed",
+    "evaluation_error", "invalid_dataset", "dataset_unavailable", "invalid_result_file", "model_error",
+    "model_not_found", "not_bloom", "invalid_config", "not_an_embedder", "invalid_tokenizer", "tensor_names",
+    "tensor_shape", "corrupt_file", "non_finite_weights",
     "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged",
 }  # fmt: skip
 

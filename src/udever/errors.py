@@ -17,6 +17,10 @@ UdeverError
 │   ├── ExamplesError            training data in another shape than it must have
 │   ├── RunChangedError          a run is resumed with another recipe or other data
 │   └── DivergedError            NaN or infinity in a loss or gradient
+├── EvaluationError            a measurement cannot be made, or its result cannot be used
+│   ├── DatasetError             data in another shape than the task needs
+│   ├── DatasetUnavailableError  data that must be downloaded and cannot be
+│   └── ResultFileError          a file that is no result, or one of another format
 └── ModelError                 what stands behind a model name
     ├── ModelNotFoundError       no built-in, folder or hub model of that name
     ├── NotBloomError            config.json describes another architecture, or none
@@ -134,6 +138,30 @@ class DivergedError(TrainingError):
     """NaN or infinity in a loss or gradient."""
 
     code = "diverged"
+
+
+class EvaluationError(UdeverError):
+    """A measurement cannot be made, or its result cannot be used."""
+
+    code = "evaluation_error"
+
+
+class DatasetError(EvaluationError):
+    """Data in another shape than the task needs; the message names the file and what is wrong with it."""
+
+    code = "invalid_dataset"
+
+
+class DatasetUnavailableError(EvaluationError):
+    """Data that must be downloaded and cannot be."""
+
+    code = "dataset_unavailable"
+
+
+class ResultFileError(EvaluationError):
+    """A file that is no result of an evaluation, or one of another format."""
+
+    code = "invalid_result_file"
 
 
 class QueueError(UdeverError):

@@ -1,5 +1,6 @@
 """diff, merge, extract and average, on random models that were "trained"."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load as safetensors_load
 from safetensors.torch import load_file, save_file
 
 from udever import Embedder
-from udever.engine.deltas import ROWS, TABLE, Delta
+from udever.engine.deltas import ROWS, TABLE, Delta, Moved
 from udever.errors import DeltaError, NonFiniteWeightsError, OptionError
 from udever.model.weights import Checkpoint
 from udever.training.base import load_base, write_checkpoint, write_delta
@@ -183,6 +185,33 @@ def test_transformers_gives_the_delta_s_vectors_from_the_merged_checkpoint(delta
     with torch.inference_mode():
         states = model(**batch).last_hidden_state[:, -1]
     np.testing.assert_allclose(embed(delta), torch.nn.functional.normalize(states, dim=1).numpy(), atol=1e-5)
+
+
+def test_a_table_written_in_pieces_has_its_rows_in_their_places(
+    delta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from udever.training import full_model
+
+    merge(str(delta), tmp_path / "whole")
+    monkeypatch.setattr(full_model, "PIECE_BYTES", 4 * 64 * 7)
+    merge(str(delta), tmp_path / "pieces")
+    whole, pieces = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "pieces"))
+    assert whole == pieces
+
+
+def test_tensors_of_odd_sizes_are_aligned() -> None:
+    from udever.training.full_model import parts_of, write_safetensors
+
+    tensors = {"a.bias": torch.arange(3).half(), "b.bias": torch.arange(5.0), "c.bias": torch.arange(2).double()}
+    stream = io.BytesIO()
+    write_safetensors(stream, parts_of(tensors, Moved(biases={}), storage="exact"))
+    read = safetensors_load(stream.getvalue())
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    header_bytes = int.from_bytes(stream.getvalue()[:8], "little")
+    header = json.loads(stream.getvalue()[8 : 8 + header_bytes])
+    starts = {name: header[name]["data_offsets"][0] for name in tensors}
+    assert header_bytes % 8 == 0
+    assert all(starts[name] % tensor.itemsize == 0 for name, tensor in tensors.items())
 
 
 def test_safetensors_reads_the_merged_file(delta: Path, tmp_path: Path) -> None:

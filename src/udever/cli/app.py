@@ -25,12 +25,15 @@ COMMANDS = {
     "models": ("udever.cli.models:models", "List the models udever knows by name."),
     "info": ("udever.cli.models:info", "Describe one model."),
     "data": ("udever.cli.data:app", "Import training data; look at what was imported."),
+    "mine": ("udever.cli.mine:mine", "Find hard negatives for training data with any model."),
     "serve": ("udever.cli.serve:serve", "Serve embeddings over HTTP, as OpenAI does."),
     "keys": ("udever.cli.keys:app", "Make, list, revoke and rotate API keys; give accounts credit."),
     "usage": ("udever.cli.usage:usage", "Show what was used, by day, model and key."),
     "delta": ("udever.cli.delta:app", "Show what a fine-tune moved; merge, extract and average deltas."),
     "export": ("udever.cli.export:export", "Write a model for sentence-transformers or ONNX Runtime."),
     "train": ("udever.cli.train:train", "Train a model by a recipe, or go on with a run."),
+    "evaluate": ("udever.cli.evaluate:app", "Measure a model: on MTEB, CodeSearchNet, Multi-CPR or your own data."),
+    "report": ("udever.cli.report:report", "Tables and figures of results, beside the published numbers."),
     "demo": ("udever.cli.demo:demo", "Search Python's standard library in six languages, in a few seconds."),
 }
 """Command → (import path, summary)."""

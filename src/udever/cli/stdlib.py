@@ -1,15 +1,19 @@
 """The demo's documents: public functions of Python's standard library, read from its source files.
 
 Invariant: nothing is imported or run, only parsed; the same Python gives the same documents in the same order.
-Does not know: embeddings, or how the answers are shown.
+Does not know: how sources are found and parsed (evaluation/protocols/python_functions.py), or how answers are shown.
 """
 
 import ast
-import sys
-import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from udever.evaluation.protocols.python_functions import (
+    Found,
+    first_paragraph,
+    functions,
+    source_of,
+    standard_library_modules,
+)
 
 _SKIPPED = """
     antigravity asyncio bdb codecs ctypes curses dis doctest encodings ensurepip idlelib importlib inspect lib2to3
@@ -28,8 +32,6 @@ PUBLIC_NAMES = {"posixpath": "os.path", "genericpath": "os.path"}
 
 DOC_CHARACTERS = 240
 """The first paragraph of a docstring says what a function is for; the rest, and a long one's end, is detail."""
-
-Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +53,26 @@ class Function:
 
 def standard_library() -> list[Function]:
     """Every public function and method with a docstring, by module and line; of two with one name the first."""
-    root = Path(sysconfig.get_path("stdlib"))
-    found: dict[str, Function] = {}
-    for module, path in _modules(root):
-        for function in _functions(module, ast.parse(path.read_bytes())):
-            found.setdefault(function.name, function)
-    return list(found.values())
+    described: dict[str, Function] = {}
+    for module in standard_library_modules(skipped=SKIPPED_MODULES):
+        if any(part.startswith("_") for part in module.parts):
+            continue
+        owner = PUBLIC_NAMES.get(module.parts[0], ".".join(module.parts))
+        for found in functions(owner, source_of(module)):
+            doc = ast.get_docstring(found.node)
+            if doc and not _is_private(found, owner):
+                described.setdefault(found.name, _described(found, doc))
+    return list(described.values())
 
 
-def _modules(root: Path) -> Iterator[tuple[str, Path]]:
-    for name in sorted(sys.stdlib_module_names - SKIPPED_MODULES):
-        package = root / name
-        files = sorted(package.rglob("*.py")) if package.is_dir() else [root / f"{name}.py"]
-        for path in files:
-            parts = path.relative_to(root).with_suffix("").parts
-            if parts[-1] == "__init__":
-                parts = parts[:-1]
-            if path.is_file() and not any(part.startswith("_") or part in ("test", "tests") for part in parts):
-                yield PUBLIC_NAMES.get(name, ".".join(parts)), path
+def _is_private(found: Found, module: str) -> bool:
+    return any(part.startswith("_") for part in found.name.removeprefix(module + ".").split("."))
 
 
-def _functions(module: str, tree: ast.Module) -> Iterator[Function]:
-    for node in tree.body:
-        if isinstance(node, Definition):
-            yield from _described(module, node)
-        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            for member in node.body:
-                if isinstance(member, Definition):
-                    yield from _described(f"{module}.{node.name}", member)
-
-
-def _described(owner: str, node: Definition) -> Iterator[Function]:
-    doc = ast.get_docstring(node)
-    if doc and not node.name.startswith("_"):
-        name = f"{owner}.{node.name}"
-        signature = f"{name}({_without_defaults(node.args)})"
-        yield Function(name=name, signature=signature, summary=_summary(doc, node.name))
-
-
-def _summary(doc: str, name: str) -> str:
-    """Old docstrings repeat the signature in their first lines; what follows says what the function is for."""
-    lines = doc.splitlines()
-    while len(lines) > 1 and (not lines[0].strip() or lines[0].split("(")[0].endswith(name)):
-        del lines[0]
-    paragraph = "\n".join(lines).split("\n\n")[0]
-    return " ".join(paragraph.split())[:DOC_CHARACTERS]
+def _described(found: Found, doc: str) -> Function:
+    signature = f"{found.name}({_without_defaults(found.node.args)})"
+    summary = first_paragraph(doc, found.node.name)[:DOC_CHARACTERS]
+    return Function(name=found.name, signature=signature, summary=summary)
 
 
 def _without_defaults(arguments: ast.arguments) -> str:

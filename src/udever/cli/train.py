@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -95,14 +96,21 @@ def _train(
 
 
 def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -> "Callable[[], float] | None":
-    """Measures the model as it is now on the recipe's suite."""
+    """Measures the model as it is now on the recipe's suite: the mean over its tasks, each the mean over its parts."""
     part = session.recipe.evaluate
     if part is None:
         return None
-    from udever.cli.evaluate import suite_mean
+    from udever import Embedder
+    from udever.evaluation import runner
+    from udever.evaluation.encoder import Encoder
+    from udever.evaluation.protocols.suite import read_suite
+
+    tasks = read_suite(beside / part.suite, data=data)
 
     def evaluate() -> float:
-        return suite_mean(session.write(folder / "now"), beside / part.suite, data=data)
+        model = Embedder.load(str(session.write(folder / "now")), precision="fp32")
+        outcomes = runner.run(tasks, Encoder(embedder=model), output=None)
+        return mean(mean(score.value for score in outcome.result.of("model")) for outcome in outcomes)
 
     return evaluate
 

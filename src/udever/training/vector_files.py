@@ -52,9 +52,7 @@ class Reader:
 
     def vectors(self, texts: list[str], role: Role) -> NDArray[np.float16]:
         """[len(texts), d], of unit length but for rounding."""
-        found = self.model.embed(
-            texts, role, dimensions=self.dimensions, max_tokens=self.max_tokens, truncate="end"
-        )
+        found = self.model.embed(texts, role, dimensions=self.dimensions, max_tokens=self.max_tokens, truncate="end")
         return found.astype(STORED)
 
     def described(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""MTEB: udever behind mteb's encoder protocol, and runs that leave mteb's own files."""
