@@ -27,9 +27,14 @@ def test_nothing_is_left_of_a_block_that_raises(tmp_path: Path, error: type[Base
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "old").touch()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(error), whole_folder(tmp_path / "out", replace=replace) as folder:
-        (folder / "half").touch()
-        raise error
+
+    def fill() -> None:
+        with whole_folder(tmp_path / "out", replace=replace) as folder:
+            (folder / "half").touch()
+            raise error
+
+    with pytest.raises(error):
+        fill()
     assert sorted(tmp_path.rglob("*")) == before
 
 

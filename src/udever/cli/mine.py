@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,7 +98,7 @@ def mine(
             output,
             model=model,
             options=options,
-            teacher=load(teacher, runtime) if teacher else None,
+            teacher=load(teacher, replace(runtime, revision=None)) if teacher else None,
             overwrite=overwrite,
             watch=watch,
         )

@@ -185,6 +185,7 @@ def write(
     base: BaseReference,
     manifest: Manifest,
     tokenizer: UdeverTokenizer,
+    own_tokenizer: bool = False,
     kind: Kind = "absolute",
     recipe: str = "",
     replace: bool = False,
@@ -195,6 +196,7 @@ def write(
         moved: the values, whatever the kind.
         checkpoint: the base's.
         base: made by `BaseReference.to` for this `folder`.
+        own_tokenizer: it is not the base's with markers, so it is stored.
         recipe: digest of what made it.
         replace: a folder of that name is replaced.
 
@@ -214,7 +216,7 @@ def write(
         tensors = {name: tensor.contiguous() for name, tensor in stored.tensors().items()}
         save_file(tensors, unfinished / DELTA_FILE, metadata={"format": "pt"})
         (unfinished / MANIFEST).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        if UdeverTokenizer.from_folder(checkpoint.folder, add_markers=True).digest != tokenizer.digest:
+        if own_tokenizer:
             (unfinished / "tokenizer.json").write_text(tokenizer.content, "utf-8")
 
 

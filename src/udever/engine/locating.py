@@ -81,10 +81,14 @@ class Located:
         return tokenizer
 
     @property
+    def own_tokenizer(self) -> bool:
+        """Whether this is a delta that brings its own tokenizer."""
+        return self.delta is not None and (self.delta.folder / "tokenizer.json").is_file()
+
+    @property
     def tokenizer_folder(self) -> Path:
         """The folder whose tokenizer.json is read."""
-        own = self.delta is not None and (self.delta.folder / "tokenizer.json").is_file()
-        return self.source.folder if own else self.base.folder
+        return self.source.folder if self.own_tokenizer else self.base.folder
 
 
 def locate(name: str, *, revision: str | None = None, token: str | None = None, as_base: bool = False) -> Located:

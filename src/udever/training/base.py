@@ -38,6 +38,8 @@ class TrainBase:
     """Trainable; its `own_rows` are the markers' rows, and those that a delta brought."""
     tokenizer: UdeverTokenizer
     """With the markers, whether or not the base's own has them."""
+    own_tokenizer: bool
+    """Whether it came with a delta, and is not that of the full checkpoint."""
     config: BloomConfig
     source: ModelSource
     """The full checkpoint underneath."""
@@ -107,6 +109,7 @@ def load_base(
     return TrainBase(
         model=model,
         tokenizer=tokenizer,
+        own_tokenizer=located.own_tokenizer,
         config=checkpoint.config,
         source=located.base,
         weights_digest=located.weights_digest(checkpoint),
@@ -148,6 +151,7 @@ def write_delta(
         base=BaseReference.to(base.source, weights=base.weights_digest, folder=folder),
         manifest=_manifest(base, name, max_tokens, matryoshka, license, scores),
         tokenizer=base.tokenizer,
+        own_tokenizer=base.own_tokenizer,
         kind=kind,
         recipe=recipe_digest,
         replace=True,

@@ -16,7 +16,6 @@ from udever.engine.deltas import TABLE, BaseReference, Delta, Moved
 from udever.engine.registry import Manifest
 from udever.errors import DeltaError, OptionError
 from udever.model.weight_files import first_of
-from udever.tokenizer import UdeverTokenizer
 from udever.training.comparing import Difference, Weights, compare
 from udever.training.full_model import ModelFiles, Storage, parts_of, write_full
 
@@ -65,7 +64,7 @@ def extract(full: str, folder: Path, *, base: str, kind: deltas.Kind = "absolute
         token_ids=found.token_ids,
         rows=tuned.moved.table_rows(tuned.checkpoint, found.token_ids) if found.token_ids else None,
     )
-    _write(folder, moved, ground, manifest=tuned.manifest(), tokenizer=tuned.tokenizer, kind=kind)
+    _write(folder, moved, ground, like=tuned, manifest=tuned.manifest(), kind=kind)
     return found
 
 
@@ -104,7 +103,7 @@ def average(names: Sequence[str], folder: Path, *, weights: Sequence[float] = ()
         matryoshka=tuple(sorted(trained)),
         scores={},
     )
-    _write(folder, _mean(models, shares), first, manifest=manifest, tokenizer=first.tokenizer)
+    _write(folder, _mean(models, shares), first, like=first, manifest=manifest)
 
 
 def _mean(models: Sequence[Weights], shares: Sequence[float]) -> Moved:
@@ -138,17 +137,20 @@ def _write(
     moved: Moved,
     base: Weights,
     *,
+    like: Weights,
     manifest: Manifest,
-    tokenizer: UdeverTokenizer,
     kind: deltas.Kind = "absolute",
 ) -> None:
+    """`like` has the tokenizer."""
+    own_tokenizer = base.located.own_tokenizer or like.tokenizer.digest != base.tokenizer.digest
     deltas.write(
         folder,
         moved,
         checkpoint=base.checkpoint,
         base=BaseReference.to(base.located.base, weights=base.base_digest, folder=folder),
         manifest=manifest,
-        tokenizer=tokenizer,
+        tokenizer=like.tokenizer,
+        own_tokenizer=own_tokenizer,
         kind=kind,
     )
 

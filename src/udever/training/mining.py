@@ -10,7 +10,7 @@ Does not know: the command line, or how vectors are searched (vector_search.py) 
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ class MiningOptions:
     """What to look for, where, and what to leave out."""
 
     tasks: tuple[str, ...] = ()
-    """Mine for the examples of these; the others' stay as they are. None: all."""
+    """Mine for the examples of these, among their texts; other examples stay as they are. Empty: all."""
     top: int = 100
     """Nearest texts looked at, known positives not counted."""
     skip_top: int = 0
@@ -108,7 +108,7 @@ class MiningOptions:
 
     def reader(self, model: Embedder, store: ExampleStore, *, dimensions: int | None) -> Reader:
         """How `model` reads the store's texts."""
-        longest = self.max_tokens or min(store.max_tokens, model.max_tokens)
+        longest = min(self.max_tokens or store.max_tokens, model.max_tokens)
         return Reader(model=model, max_tokens=longest, dimensions=dimensions)
 
 
@@ -144,15 +144,18 @@ def mine(
         raise OptionError(f"{output} is the store that is read", hint="choose another --output")
     check_target(output, overwrite=overwrite)
     chosen = _chosen(store, options.tasks)
+    if options.max_tokens and options.max_tokens > model.max_tokens:
+        raise OptionError(f"max_tokens is {options.max_tokens}", hint=f"{model.name} takes up to {model.max_tokens}")
     work = work_folder(output)
-    work.mkdir(parents=True, exist_ok=True)
-    space = _Space(store, store_examples(store, chosen), options.reader(model, store, dimensions=options.dimensions))
+    space = _Space(
+        store, map(store.example, chosen.tolist()), options.reader(model, store, dimensions=options.dimensions)
+    )
     picks = _Miner(store, space.embedded(work, watch), options, model.device).mine(chosen, work, watch)
     mined = _Mined(store, chosen, picks, append=options.append)
     scoring = None
     if teacher is not None:
         reader = options.reader(teacher, store, dimensions=None)
-        scoring = _Space(store, (mined.example(int(index)) for index in chosen), reader).embedded(work, watch)
+        scoring = _Space(store, map(mined.example, chosen.tolist()), reader).embedded(work, watch)
     tokens = _StoredTokens(store)
     with new_store(
         output, tokenizer=cast(UdeverTokenizer, tokens), max_tokens=store.max_tokens, overwrite=overwrite
@@ -161,11 +164,6 @@ def mine(
         writer.about = _about(store, options, mined, model=model, teacher=teacher)
     shutil.rmtree(work, ignore_errors=True)
     return writer.about
-
-
-def store_examples(store: ExampleStore, indices: Ids) -> Iterator[Example]:
-    """The examples at these places."""
-    return map(store.example, indices.tolist())
 
 
 def _chosen(store: ExampleStore, tasks: tuple[str, ...]) -> Ids:
@@ -242,7 +240,7 @@ class _Miner:
         return picks
 
     def _mine_block(self, indices: Ids, picks: NDArray[np.int32]) -> None:
-        examples = list(store_examples(self._store, indices))
+        examples = list(map(self._store.example, indices.tolist()))
         taken = [self._taken(int(index), example) for index, example in zip(indices, examples, strict=True)]
         for symmetric in {example.symmetric for example in examples}:
             places = [place for place, example in enumerate(examples) if example.symmetric == symmetric]
@@ -250,7 +248,7 @@ class _Miner:
             queries, of_place = np.unique([examples[place].query for place in places], return_inverse=True)
             vectors = self._space.queries(queries)
             # Answers take places among the nearest and are no negatives: look that much further.
-            count = min(len(pool), self._options.top + max(len(taken[place]) for place in places))
+            count = min(len(pool), self._options.top)
             scores, rows = nearest(
                 vectors, documents.vectors, self._plan(symmetric=symmetric), count=count, device=self._device
             )

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 BLOCK_ROWS = 8192
 """Vectors compared at once: with 1,024 queries, 32 MB of scores."""
+ASSIGNED_ROWS = 2048
+"""Vectors compared with all centres at once."""
 SAMPLE_PER_LIST = 64
 """Vectors k-means learns each list's centre from."""
 ROUNDS = 10
@@ -99,9 +101,8 @@ class Ivf:
         self.probes = min(self.lists, max(8, self.lists // 8) if probes is None else probes)
         """How many of them a query looks into."""
         self._centres = _centres(vectors, rows, self.lists, seed=seed, device=device)
-        nearest_list = np.concatenate(
-            [np.empty(0, np.int64), *(_assign(_read(vectors, part, device), self._centres) for part in _split(rows))]
-        )
+        of_each = [_assigned(part, self._centres).cpu().numpy() for part in _parts(vectors, rows, device)]
+        nearest_list = np.concatenate([np.empty(0, np.int64), *of_each])
         # Stable, so that a list's rows ascend and are read from disk in order.
         self._members = rows[np.argsort(nearest_list, kind="stable")]
         self._ends = np.searchsorted(np.sort(nearest_list), np.arange(self.lists + 1))
@@ -127,20 +128,25 @@ def _split(rows: Rows) -> Iterator[Rows]:
         yield rows[first : first + BLOCK_ROWS]
 
 
-def _assign(vectors: torch.Tensor, centres: torch.Tensor) -> Rows:
+def _parts(vectors: Vectors, rows: Rows, device: str) -> Iterator[torch.Tensor]:
+    for first in range(0, len(rows), ASSIGNED_ROWS):
+        yield _read(vectors, rows[first : first + ASSIGNED_ROWS], device)
+
+
+def _assigned(vectors: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """The centre nearest in angle to each vector."""
-    of_each: Rows = (vectors @ centres.T).argmax(1).cpu().numpy()
-    return of_each
+    return (vectors @ centres.T).argmax(1)
 
 
 def _centres(vectors: Vectors, rows: Rows, lists: int, *, seed: int, device: str) -> torch.Tensor:
-    """Float32 [lists, d] of unit length: k-means by angle on a sample."""
+    """Float32 [lists, d] of unit length: k-means by angle on a sample, which is read from disk in each round."""
     shuffled = np.random.default_rng(seed).permutation(rows)
-    sample = _read(vectors, np.sort(shuffled[: lists * SAMPLE_PER_LIST]), device)
+    sample = np.sort(shuffled[: lists * SAMPLE_PER_LIST])
     centres = torch.nn.functional.normalize(_read(vectors, shuffled[:lists], device), dim=1)
     for _ in range(ROUNDS):
-        of_each = torch.cat([(part @ centres.T).argmax(1) for part in sample.split(BLOCK_ROWS)])
-        sums = torch.zeros_like(centres).index_add_(0, of_each, sample)
+        sums = torch.zeros_like(centres)
+        for part in _parts(vectors, sample, device):
+            sums.index_add_(0, _assigned(part, centres), part)
         # A centre that nobody is near to stays where it is.
         centres = torch.where(sums.any(1, keepdim=True), torch.nn.functional.normalize(sums, dim=1), centres)
     return centres

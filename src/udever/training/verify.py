@@ -115,7 +115,7 @@ def real_gradient(case: Case, *, precision: str, cached: bool, processes: int) -
     with multiprocessing.get_context("spawn").Manager() as manager:
         answer = manager.dict()
         arguments = (case, precision, cached, processes, _free_port(), answer)
-        start_processes(_process, arguments, nprocs=processes, start_method="spawn")  # type: ignore[no-untyped-call]
+        start_processes(_process, arguments, nprocs=processes, start_method="spawn")
         return dict(answer)
 
 
