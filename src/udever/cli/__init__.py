@@ -62,11 +62,14 @@ def _dispatch(arguments: list[str]) -> int:
     return code if isinstance(code, int) else OK
 
 
-def _was_interrupted(error: BaseException | None) -> bool:
+def _was_interrupted(error: BaseException) -> bool:
     """Ctrl-C while C code runs, or while files are being closed, may come out as an error of theirs."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
+    seen: list[BaseException] = []  # a chain of causes may lead back into itself
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        link = link.__cause__ or link.__context__
+    return any(isinstance(link, KeyboardInterrupt) for link in seen)
 
 
 def _explain(error: Exception) -> int:
