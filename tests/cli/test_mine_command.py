@@ -46,7 +46,7 @@ def test_every_option_reaches_the_mining(store: Path, tmp_path: Path, udever: Ca
     assert wanted.items() <= told["options"].items()
     assert told["options"]["teacher_fingerprint"] == told["options"]["fingerprint"]
     assert "searching" in outcome.err
-    assert "6 examples have fewer than 30 mined negatives" in outcome.err
+    assert "6 of 6 examples have fewer than 30 mined negatives" in outcome.err
     opened = ExampleStore.open(tmp_path / "hard")
     example = opened.example(0)
     assert opened.text(example.negatives[0]) == "no fox"

@@ -240,7 +240,7 @@ def test_a_tokenizer_of_its_own_is_stored(delta: Path) -> None:
     content["normalizer"] = {"type": "Lowercase"}
     write(
         delta.parent / "lower", Moved(biases={}), checkpoint=checkpoint, base=Delta.open(delta).base,
-        manifest=MANIFEST, tokenizer=UdeverTokenizer(json.dumps(content)),
+        manifest=MANIFEST, tokenizer=UdeverTokenizer(json.dumps(content)), own_tokenizer=True,
     )  # fmt: skip
     model = Embedder.load(str(delta.parent / "lower"), precision="fp32", device="cpu")
     assert model.tokenize(["FOX"]) == model.tokenize(["fox"])

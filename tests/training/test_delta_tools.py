@@ -272,6 +272,20 @@ def test_extract_refuses_more_than_biases_and_names_the_tensors(raw_bloom: Path,
         extract(str(row), tmp_path / "out", base=str(raw_bloom))
 
 
+def test_a_tokenizer_of_its_own_goes_with_every_delta(raw_bloom: Path, delta: Path, tmp_path: Path) -> None:
+    merge(str(delta), tmp_path / "merged")
+    raw = json.loads((tmp_path / "merged" / "tokenizer.json").read_text("utf-8"))
+    raw["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "merged" / "tokenizer.json").write_text(json.dumps(raw), "utf-8")
+    extract(str(tmp_path / "merged"), tmp_path / "lower", base=str(raw_bloom))
+    train(tmp_path / "lower", tmp_path / "further")
+    average([str(tmp_path / "lower"), str(tmp_path / "further")], tmp_path / "mean")
+    for name in ("lower", "further", "mean"):
+        model = Embedder.load(str(tmp_path / name), device="cpu")
+        assert model.tokenize(["FOX"]) == model.tokenize(["fox"])
+    assert not (delta / "tokenizer.json").exists()
+
+
 def test_extract_wants_a_full_base(delta: Path, tmp_path: Path) -> None:
     with pytest.raises(DeltaError, match="is a delta"):
         extract(str(delta), tmp_path / "out", base=str(delta))

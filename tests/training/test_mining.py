@@ -254,19 +254,20 @@ class Counting:
         return self._model.embed(texts, role, **options)
 
 
+@pytest.mark.parametrize("last", [1, 4, 6], ids=["among queries", "between queries and documents", "among documents"])
 def test_an_interrupted_run_embeds_only_what_is_missing(
-    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     monkeypatch.setattr(vector_files, "BLOCK_TEXTS", 8)
     output = tmp_path / "out"
-    whole, first, second = Counting(model), Counting(model, last=4), Counting(model)
+    whole, first, second = Counting(model), Counting(model, last=last), Counting(model)
     mine(store, tmp_path / "whole", model=whole, options=ALL)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
         mine(store, output, model=first, options=ALL)  # type: ignore[arg-type]
     assert not output.exists()
     assert work_folder(output).is_dir()
     mine(store, output, model=second, options=ALL)  # type: ignore[arg-type]
-    assert (first.calls, second.calls) == (4, whole.calls - 4)
+    assert (first.calls, second.calls) == (last, whole.calls - last)
     assert sorted(first.texts + second.texts) == sorted(whole.texts)
     assert not work_folder(output).exists()
     assert ExampleStore.open(output).digest == ExampleStore.open(tmp_path / "whole").digest

@@ -70,4 +70,4 @@ def _tell(precision: str, checked: dict[str, Any] | None, *, asked: bool) -> Non
         least, texts = math.floor(checked["min_cosine"] * 1e6) / 1e6, checked["texts"]  # not rounded up to 1
         print(f"{precision}: cosine to the model's vectors at least {least:.6f} ({texts} texts)", file=sys.stderr)
     elif asked:
-        print("not checked: sentence-transformers 6 is not installed (pip install 'udever[bench]')", file=sys.stderr)
+        print("not checked: sentence-transformers 6 is not installed (pip install 'udever[export]')", file=sys.stderr)

@@ -145,8 +145,8 @@ def _report(about: Mapping[str, Any], output: Path, *, seconds: float, as_json: 
         print(f"dropped {count:,} × {why}", file=sys.stderr)
     if mined["with_fewer"]:
         print(
-            f"{mined['with_fewer']:,} examples have fewer than {about['options']['negatives']} mined negatives,"
-            f" {mined['with_none']:,} none",
+            f"{mined['with_fewer']:,} of {mined['examples']:,} examples have fewer than"
+            f" {about['options']['negatives']} mined negatives, {mined['with_none']:,} have none",
             file=sys.stderr,
         )
     print(

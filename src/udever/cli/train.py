@@ -27,6 +27,7 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 
 def train(
     recipe: Annotated[Path, Parameter(help="The recipe's TOML file.")],
+    /,
     *,
     data: Annotated[Path, Parameter(help="Folder that the recipe's data paths are relative to.")] = Path(),
     output: Annotated[

@@ -8,6 +8,7 @@ Does not know: the loss or the optimizer.
 import re
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from udever.errors import OptionError
@@ -39,7 +40,7 @@ def unfreeze(model: Bloom, *, tune: str, markers: bool = True) -> dict[str, nn.P
             continue
         owner, _, own_name = name.rpartition(".")
         module = model.get_submodule(owner)
-        parameter = nn.Parameter(buffer.clone())
+        parameter = nn.Parameter(buffer.to(torch.promote_types(buffer.dtype, torch.float32), copy=True))
         delattr(module, own_name)
         module.register_parameter(own_name, parameter)
         moved[name] = parameter

@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from udever.engine import registry
+from udever.engine.locating import locate
 from udever.errors import ExamplesError, OptionError
 from udever.tokenizer import MIN_TOKENS, UdeverTokenizer
 from udever.training.layouts import LAYOUTS, Choices, read_layout
@@ -97,7 +97,7 @@ def tokenizer_of(name: str) -> UdeverTokenizer:
     Raises:
         ModelError: there is no such model, or its tokenizer cannot be read.
     """
-    return UdeverTokenizer.from_folder(registry.resolve(name, as_base=True).folder, add_markers=True)
+    return locate(name, as_base=True).tokenizer(add_markers=True)
 
 
 def import_examples(job: ImportJob, output: Path, *, tokenizer: UdeverTokenizer) -> dict[str, Any]:

@@ -248,7 +248,7 @@ class _Miner:
             queries, of_place = np.unique([examples[place].query for place in places], return_inverse=True)
             vectors = self._space.queries(queries)
             # Answers take places among the nearest and are no negatives: look that much further.
-            count = min(len(pool), self._options.top)
+            count = min(len(pool), self._options.top + max(len(taken[place]) for place in places))
             scores, rows = nearest(
                 vectors, documents.vectors, self._plan(symmetric=symmetric), count=count, device=self._device
             )

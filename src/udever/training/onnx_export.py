@@ -79,7 +79,7 @@ def export_onnx(name: str, folder: Path, *, int8: bool = False) -> OnnxChecked:
 def _require_packages() -> None:
     missing = [package for package in PACKAGES if find_spec(package) is None]
     if missing:
-        raise UdeverError(f"the ONNX export needs {', '.join(missing)}", hint="pip install 'udever[bench]'")
+        raise UdeverError(f"the ONNX export needs {', '.join(missing)}", hint="pip install 'udever[export]'")
 
 
 def _export(weights: Weights, path: Path) -> None:

@@ -54,8 +54,7 @@ class Session:
             self.trainer.model,
             self.base,
             name=self.recipe.name,
-            max_tokens=self.recipe.max_tokens,
-            matryoshka=self.recipe.contrast.prefixes,
+            matryoshka=self.recipe.contrast.prefixes or (self.base.config.width,),
             recipe_digest=self.recipe.digest,
             scores=scores or {},
         )
