@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from udever.training.examples import ExampleStore
-from udever.training.sampler import Mixture, Sampler
+from udever.training.data.examples import ExampleStore
+from udever.training.data.sampler import Mixture, Sampler
 
 ROWS = [
     {"query": "fox?", "pos": ["a quick fox"], "neg": ["a lazy dog", "山"], "pos_scores": [2], "neg_scores": [1, 0.5]},

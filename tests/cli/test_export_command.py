@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from udever.training import export
+from udever.training.export import for_sentence_transformers as export
 
 
 @pytest.mark.slow

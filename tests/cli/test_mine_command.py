@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from udever.training.examples import ExampleStore
+from udever.training.data.examples import ExampleStore
 
 PETS = ["fox", "dog", "wolf", "cat", "山", "zorro"]
 

@@ -20,9 +20,9 @@ from udever.errors import DeltaError, NonFiniteWeightsError, OptionError
 from udever.model.weights import Checkpoint
 from udever.training.base import load_base, write_checkpoint, write_delta
 from udever.training.bitfit import unfreeze
-from udever.training.comparing import diff
-from udever.training.delta_plot import draw
-from udever.training.delta_tools import average, extract, merge
+from udever.training.deltas.comparing import diff
+from udever.training.deltas.plot import draw
+from udever.training.deltas.tools import average, extract, merge
 
 TEXTS = ["How tall is the mountain?", "敏捷的棕色狐狸", "def height(self): return 8611", "x " * 40]
 
@@ -121,7 +121,7 @@ def test_one_number_that_is_no_bias_is_found(delta: Path, tmp_path: Path, tensor
 def test_windows_of_the_table_count_rows_rightly(
     make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from udever.training import comparing, full_model
+    from udever.training.deltas import comparing, full_model
 
     monkeypatch.setattr(full_model, "PIECE_BYTES", 4 * 64 * 7)  # 7 rows a window
     monkeypatch.setattr(comparing, "ROWS_AT_ONCE", 2)
@@ -190,7 +190,7 @@ def test_transformers_gives_the_delta_s_vectors_from_the_merged_checkpoint(delta
 def test_a_table_written_in_pieces_has_its_rows_in_their_places(
     delta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from udever.training import full_model
+    from udever.training.deltas import full_model
 
     merge(str(delta), tmp_path / "whole")
     monkeypatch.setattr(full_model, "PIECE_BYTES", 4 * 64 * 7)
@@ -200,7 +200,7 @@ def test_a_table_written_in_pieces_has_its_rows_in_their_places(
 
 
 def test_tensors_of_odd_sizes_are_aligned() -> None:
-    from udever.training.full_model import parts_of, write_safetensors
+    from udever.training.deltas.full_model import parts_of, write_safetensors
 
     tensors = {"a.bias": torch.arange(3).half(), "b.bias": torch.arange(5.0), "c.bias": torch.arange(2).double()}
     stream = io.BytesIO()

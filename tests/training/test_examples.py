@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from udever.errors import ExamplesError
 from udever.tokenizer import UdeverTokenizer
-from udever.training import columns, known, text_index
-from udever.training.examples import ExampleStore
-from udever.training.store_writer import StoreWriter, TextExample, new_store
-from udever.training.text_index import TextIndex, digest_of
+from udever.training.data import columns, known, text_index
+from udever.training.data.examples import ExampleStore
+from udever.training.data.store_writer import StoreWriter, TextExample, new_store
+from udever.training.data.text_index import TextIndex, digest_of
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,14 @@ from udever.errors import NotAnEmbedderError, OptionError, UdeverError
 from udever.model.bloom import closing_states
 from udever.model.weights import Checkpoint
 from udever.tokenizer import MARKERS, ROLES, UdeverTokenizer
-from udever.training import export, onnx_export
 from udever.training.base import load_base, write_delta
 from udever.training.bitfit import unfreeze
-from udever.training.export import SAMPLES, export_sentence_transformers
-from udever.training.onnx_export import export_onnx
-from udever.training.padded_graph import PaddedGraph
-from udever.training.role_tokenizer import END, GUARD, of_role, pad_token, private
+from udever.training.export import for_onnx as onnx_export
+from udever.training.export import for_sentence_transformers as export
+from udever.training.export.for_onnx import export_onnx
+from udever.training.export.for_sentence_transformers import SAMPLES, export_sentence_transformers
+from udever.training.export.padded_graph import PaddedGraph
+from udever.training.export.role_tokenizer import END, GUARD, of_role, pad_token, private
 
 TEXTS = [
     *SAMPLES,

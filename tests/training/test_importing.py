@@ -14,12 +14,12 @@ import pytest
 
 from udever.errors import ExamplesError, OptionError
 from udever.tokenizer import UdeverTokenizer
-from udever.training.examples import ExampleStore
-from udever.training.importing import FORMATS, ImportJob, guess_format, import_examples, tokenizer_of
-from udever.training.layouts import Choices
-from udever.training.ms_marco import Sources
-from udever.training.rows import Reading
-from udever.training.store_writer import TextExample
+from udever.training.data.examples import ExampleStore
+from udever.training.data.importing import FORMATS, ImportJob, guess_format, import_examples, tokenizer_of
+from udever.training.data.layouts import Choices
+from udever.training.data.ms_marco import Sources
+from udever.training.data.rows import Reading
+from udever.training.data.store_writer import TextExample
 
 Found = list[tuple[str, list[str], list[str]]]
 

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from udever import Embedder
 from udever.errors import ExamplesError, OptionError
-from udever.training import mining, vector_files, vector_search
-from udever.training.examples import ExampleStore
-from udever.training.importing import tokenizer_of
-from udever.training.mining import MiningOptions, mine, work_folder
-from udever.training.store_writer import TextExample, new_store
-from udever.training.vector_files import Reader, embed_texts
-from udever.training.vector_search import NOTHING, Exact, Ivf, nearest
+from udever.training.data.examples import ExampleStore
+from udever.training.data.importing import tokenizer_of
+from udever.training.data.store_writer import TextExample, new_store
+from udever.training.mining import mine as mining
+from udever.training.mining import vector_files, vector_search
+from udever.training.mining.mine import MiningOptions, mine, work_folder
+from udever.training.mining.vector_files import Reader, embed_texts
+from udever.training.mining.vector_search import NOTHING, Exact, Ivf, nearest
 
 ANIMALS = ["fox", "dog", "wolf", "cat", "mountain", "river", "zorro", "perro", "山", "狐狸"]
 ALL = MiningOptions(margin=-2, negatives=100, top=100)

@@ -17,10 +17,10 @@ from udever.errors import DivergedError, RecipeError, RunChangedError, TrainingE
 from udever.tokenizer import UdeverTokenizer
 from udever.training import recipe as recipes
 from udever.training import run
+from udever.training.data.store_writer import TextExample, new_store
 from udever.training.recipe import Recipe
 from udever.training.session import Session, case, open_session
 from udever.training.step import schedule
-from udever.training.store_writer import TextExample, new_store
 from udever.training.verify import certify
 
 WORDS = [

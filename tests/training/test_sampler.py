@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udever.errors import ExamplesError
-from udever.training.examples import Example
-from udever.training.sampler import Mixture, Sampler, negatives_for, shuffled
+from udever.training.data.examples import Example
+from udever.training.data.sampler import Mixture, Sampler, negatives_for, shuffled
 
 
 class Store:

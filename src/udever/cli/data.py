@@ -1,7 +1,7 @@
 """`udever data`: published files of training data → a store of examples; what a store holds.
 
 Invariant: stdout carries the result and nothing else; what was dropped, and why, is always said.
-Does not know: formats (training/importing.py) or how a store lies on disk (training/examples.py).
+Does not know: formats (data/importing.py) or how a store lies on disk (data/examples.py).
 """
 
 import json
@@ -19,10 +19,10 @@ from udever.cli.options import JsonFlag
 from udever.errors import OptionError
 
 if TYPE_CHECKING:
-    from udever.training.examples import ExampleStore
-    from udever.training.importing import ImportJob
-    from udever.training.ms_marco import Sources
-    from udever.training.rows import Reading
+    from udever.training.data.examples import ExampleStore
+    from udever.training.data.importing import ImportJob
+    from udever.training.data.ms_marco import Sources
+    from udever.training.data.rows import Reading
 
 app = App(name="data", help="Import training data; look at what was imported.", help_format="plaintext")
 
@@ -81,7 +81,7 @@ class MsMarcoFiles:
 
     def sources(self) -> "Sources | None":
         """As the library takes them; None if no ids are to be looked up."""
-        from udever.training.ms_marco import Sources
+        from udever.training.data.ms_marco import Sources
 
         if self.collection is None or self.queries is None:
             if any(path is not None for path in (self.collection, self.queries, self.scores)):
@@ -124,9 +124,9 @@ def import_(
     """
     if not inputs:
         raise OptionError("no file to import", hint="udever data import FILE… --output STORE --model BASE")
-    from udever.training.importing import ImportJob, import_examples, tokenizer_of
-    from udever.training.layouts import Choices
-    from udever.training.rows import Reading
+    from udever.training.data.importing import ImportJob, import_examples, tokenizer_of
+    from udever.training.data.layouts import Choices
+    from udever.training.data.rows import Reading
 
     reading = Reading(skip_bad=selection.skip_bad)
     choices = Choices(
@@ -192,7 +192,7 @@ def show(
 
 
 def _open(store: Path) -> "ExampleStore":
-    from udever.training.examples import ExampleStore
+    from udever.training.data.examples import ExampleStore
 
     return ExampleStore.open(store)
 

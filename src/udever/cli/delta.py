@@ -1,7 +1,7 @@
 """`udever delta`: what a fine-tune moved, and deltas merged, extracted, averaged.
 
 Invariant: an output appears whole under a name that was free, or not at all.
-Does not know: how models are compared or written (training/comparing.py, training/delta_tools.py).
+Does not know: how models are compared or written (deltas/comparing.py, deltas/tools.py).
 """
 
 import json
@@ -16,7 +16,7 @@ from cyclopts import App, Parameter
 from udever.cli.options import JsonFlag
 
 if TYPE_CHECKING:
-    from udever.training.comparing import Change, Difference
+    from udever.training.deltas.comparing import Change, Difference
 
 app = App(name="delta", help="Show what a fine-tune moved; merge, extract and average deltas.", help_format="plaintext")
 
@@ -37,11 +37,11 @@ def diff(
 
     Of a base and a model trained on it, it proves what was trained.
     """
-    from udever.training.comparing import diff as compare
+    from udever.training.deltas.comparing import diff as compare
 
     difference = compare(a, b)
     if plot is not None:
-        from udever.training.delta_plot import draw
+        from udever.training.deltas.plot import draw
 
         draw(plot, difference)
     if as_json:
@@ -62,7 +62,7 @@ def merge(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a delta and its base as one full checkpoint, for udever and transformers."""
-    from udever.training import delta_tools
+    from udever.training.deltas import tools as delta_tools
 
     delta_tools.merge(delta, output, storage=dtype)
     _done(output, as_json=as_json)
@@ -84,7 +84,7 @@ def extract(
 
     Refused if more than biases and the markers' rows moved; the tensors are named.
     """
-    from udever.training import delta_tools
+    from udever.training.deltas import tools as delta_tools
 
     difference = delta_tools.extract(full, output, base=base, kind=kind)
     _done(output, as_json=as_json, moved=difference.moved)
@@ -101,7 +101,7 @@ def average(
     as_json: JsonFlag = False,
 ) -> None:
     """Write the mean of deltas of one base."""
-    from udever.training import delta_tools
+    from udever.training.deltas import tools as delta_tools
 
     delta_tools.average(deltas, output, weights=weight, name=name)
     _done(output, as_json=as_json)

@@ -1,7 +1,7 @@
 """`udever export`: a model as a folder for sentence-transformers, or as ONNX files.
 
 Invariant: the folder appears when it is complete and its vectors are found to be the model's, or not at all.
-Does not know: what stands in the folder (training/export.py, training/onnx_export.py).
+Does not know: what stands in the folder (export/for_sentence_transformers.py, export/for_onnx.py).
 """
 
 import json
@@ -41,12 +41,12 @@ def export(
     """
     if format == "onnx":
         _refuse({"--dtype": dtype is not None, "--no-check": not check}, format)
-        from udever.training.onnx_export import export_onnx
+        from udever.training.export.for_onnx import export_onnx
 
         checks: dict[str, Any] = asdict(export_onnx(model, output, int8=int8))
     else:
         _refuse({"--int8": int8}, format)
-        from udever.training.export import export_sentence_transformers
+        from udever.training.export.for_sentence_transformers import export_sentence_transformers
 
         found = export_sentence_transformers(model, output, storage=dtype or "exact", check=check)
         checks = {dtype or "exact": asdict(found) if found else None}

@@ -1,7 +1,7 @@
 """`udever mine`: a store of examples → the same examples with hard negatives that a model found.
 
 Invariant: stdout carries the result and nothing else; how many examples are left with few negatives is always said.
-Does not know: how negatives are found (training/mining.py).
+Does not know: how negatives are found (mining/mine.py).
 """
 
 import json
@@ -82,9 +82,9 @@ def mine(
 
     Run it again after an interrupt: vectors that are there, in OUTPUT.work, are not computed again.
     """
-    from udever.training.examples import ExampleStore
-    from udever.training.mining import MiningOptions
-    from udever.training.mining import mine as mine_store
+    from udever.training.data.examples import ExampleStore
+    from udever.training.mining.mine import MiningOptions
+    from udever.training.mining.mine import mine as mine_store
 
     options = MiningOptions(
         tasks=task, negatives=negatives, append=append, **asdict(filters), **asdict(search)

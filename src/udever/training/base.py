@@ -27,7 +27,7 @@ from udever.model.config import BloomConfig
 from udever.model.precision import DTYPES, resolve_precision
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
-from udever.training.full_model import ModelFiles, Storage, parts_of, write_full
+from udever.training.deltas.full_model import ModelFiles, Storage, parts_of, write_full
 
 
 @dataclass(frozen=True, kw_only=True)

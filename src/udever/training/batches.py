@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from udever.tokenizer import Role
 from udever.training.contrastive import Pairing
-from udever.training.examples import Example, ExampleStore
+from udever.training.data.examples import Example, ExampleStore
+from udever.training.data.sampler import Mixture, Sampler, negatives_for
 from udever.training.recipe import Recipe
-from udever.training.sampler import Mixture, Sampler, negatives_for
 
 
 @dataclass(frozen=True, kw_only=True)

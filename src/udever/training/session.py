@@ -21,13 +21,13 @@ from udever.model.precision import resolve_precision
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
 from udever.training.batches import Batches, StepBatch
 from udever.training.contrastive import Pairing
+from udever.training.data.examples import ExampleStore
+from udever.training.data.sampler import Mixture
 from udever.training.distill import Targets
 from udever.training.distributed import World, world
-from udever.training.examples import ExampleStore
 from udever.training.objective import Objective, contrastive, distill
 from udever.training.recipe import Recipe
 from udever.training.run import Identity
-from udever.training.sampler import Mixture
 from udever.training.step import Trainer
 from udever.training.verify import Case
 

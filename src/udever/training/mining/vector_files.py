@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from udever.engine.embedder import Embedder
 from udever.tokenizer import Role
-from udever.training.examples import ExampleStore
+from udever.training.data.examples import ExampleStore
 
 BLOCK_TEXTS = 1024
 """Texts embedded between two writes: what an interrupt may cost."""

@@ -6,7 +6,7 @@ How: a chat template writes the role's markers around a text; sentence-transform
 and restores what a template ends with where truncation cut it off. The markers have names that no text holds, so that
 `[EOQ]` in a text stays five characters. transformers' own tokenizer reads every text as a query.
 Invariant: the folder is checked against the model before it takes its name, where sentence-transformers 6 is installed.
-Does not know: the command line, or ONNX (onnx_export.py).
+Does not know: the command line, or ONNX (export/for_onnx.py).
 """
 
 import json
@@ -24,9 +24,16 @@ from udever.engine.embedder import Embedder
 from udever.engine.folders import whole_folder
 from udever.errors import UdeverError
 from udever.tokenizer import MARKERS, ROLES, Role
-from udever.training.comparing import Weights
-from udever.training.full_model import ModelFiles, Storage, parts_of, side_files, tokenizer_config, write_safetensors
-from udever.training.role_tokenizer import GUARD, pad_token, private, private_name
+from udever.training.deltas.comparing import Weights
+from udever.training.deltas.full_model import (
+    ModelFiles,
+    Storage,
+    parts_of,
+    side_files,
+    tokenizer_config,
+    write_safetensors,
+)
+from udever.training.export.role_tokenizer import GUARD, pad_token, private, private_name
 
 Vectors = NDArray[np.float32]
 DEFAULT_ROLE: Role = "query"

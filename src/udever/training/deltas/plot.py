@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from udever.errors import UdeverError
-from udever.training.comparing import Difference
+from udever.training.deltas.comparing import Difference
 
 
 def draw(path: Path, difference: Difference) -> None:

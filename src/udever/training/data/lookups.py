@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, ClassVar, cast
 import numpy as np
 
 from udever.errors import ExamplesError
-from udever.training.rows import Reading, read_cells
-from udever.training.text_index import digest_of
+from udever.training.data.rows import Reading, read_cells
+from udever.training.data.text_index import digest_of
 
 
 class LineIndex:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from udever.errors import ExamplesError
-from udever.training.fields import as_number, complaint, kind_of_value, text_at, texts_at
-from udever.training.rows import Reading, Row
-from udever.training.store_writer import TextExample
+from udever.training.data.fields import as_number, complaint, kind_of_value, text_at, texts_at
+from udever.training.data.rows import Reading, Row
+from udever.training.data.store_writer import TextExample
 
 PAIRS = (
     ("anchor", "positive"),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from udever.training.columns import BLOCK_ROWS, Blocks, BlockWriter
+from udever.training.data.columns import BLOCK_ROWS, Blocks, BlockWriter
 
 SCHEMA = pa.schema([("keys", pa.list_(pa.int64()))])
 

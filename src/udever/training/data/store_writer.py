@@ -25,10 +25,10 @@ import pyarrow as pa
 from udever import __version__
 from udever.errors import ExamplesError
 from udever.tokenizer import MARKER_TOKENS, UdeverTokenizer
-from udever.training.columns import BlockWriter
-from udever.training.examples import EXAMPLES, FORMAT, KNOWN, STORE, TEXTS
-from udever.training.known import write_known
-from udever.training.text_index import TextIndex, digest_of, keys_of
+from udever.training.data.columns import BlockWriter
+from udever.training.data.examples import EXAMPLES, FORMAT, KNOWN, STORE, TEXTS
+from udever.training.data.known import write_known
+from udever.training.data.text_index import TextIndex, digest_of, keys_of
 
 TEXT_SCHEMA = pa.schema([("key", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("text", pa.large_string())])
 EXAMPLE_SCHEMA = pa.schema(

@@ -16,8 +16,8 @@ from udever.engine.deltas import TABLE, BaseReference, Delta, Moved
 from udever.engine.registry import Manifest
 from udever.errors import DeltaError, OptionError
 from udever.model.weight_files import first_of
-from udever.training.comparing import Difference, Weights, compare
-from udever.training.full_model import ModelFiles, Storage, parts_of, write_full
+from udever.training.deltas.comparing import Difference, Weights, compare
+from udever.training.deltas.full_model import ModelFiles, Storage, parts_of, write_full
 
 
 def merge(name: str, folder: Path, *, storage: Storage = "exact") -> None:

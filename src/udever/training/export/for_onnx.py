@@ -25,10 +25,10 @@ from tokenizers import Tokenizer
 from udever.engine.folders import whole_folder
 from udever.errors import UdeverError
 from udever.tokenizer import ROLES, Role
-from udever.training.comparing import Weights
-from udever.training.export import MIN_COSINE, Checked, Encode, Vectors, check_against
-from udever.training.padded_graph import PaddedGraph
-from udever.training.role_tokenizer import of_role, pad_token
+from udever.training.deltas.comparing import Weights
+from udever.training.export.for_sentence_transformers import MIN_COSINE, Checked, Encode, Vectors, check_against
+from udever.training.export.padded_graph import PaddedGraph
+from udever.training.export.role_tokenizer import of_role, pad_token
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"

@@ -4,7 +4,7 @@
 
 Invariant: the store appears complete or not at all; memory stays flat but for what text_index.py and lookups.py say,
 and for NLI, which is grouped by sentence.
-Does not know: the command line, or how a row becomes an example (layouts.py, nli.py, ms_marco.py).
+Does not know: the command line, or how a row becomes an example (data/layouts.py, data/nli.py, data/ms_marco.py).
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from typing import Any
 from udever.engine.locating import locate
 from udever.errors import ExamplesError, OptionError
 from udever.tokenizer import MIN_TOKENS, UdeverTokenizer
-from udever.training.layouts import LAYOUTS, Choices, read_layout
-from udever.training.ms_marco import MsMarco, Sources, is_ms_marco, read_text_triples
-from udever.training.nli import is_nli, read_nli
-from udever.training.rows import Reading, Row, columns_of, kind_of, read_lines, read_rows
-from udever.training.store_writer import StoreWriter, TextExample, check_target, new_store
-from udever.training.text_index import digest_of
+from udever.training.data.layouts import LAYOUTS, Choices, read_layout
+from udever.training.data.ms_marco import MsMarco, Sources, is_ms_marco, read_text_triples
+from udever.training.data.nli import is_nli, read_nli
+from udever.training.data.rows import Reading, Row, columns_of, kind_of, read_lines, read_rows
+from udever.training.data.store_writer import StoreWriter, TextExample, check_target, new_store
+from udever.training.data.text_index import digest_of
 
 BLOCK_EXAMPLES = 2048
 """Examples tokenised and written at once."""

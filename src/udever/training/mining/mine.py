@@ -4,9 +4,9 @@
     then, with a teacher: score all; then write the new store
 
 Invariant: no negative is its query or a known positive of it, in whatever example; none scores above what the filters
-allow; memory stays flat but for about 50 bytes a text and what store_writer.py says. An interrupted run goes on with
-the vectors it had.
-Does not know: the command line, or how vectors are searched (vector_search.py) or kept (vector_files.py).
+allow; memory stays flat but for about 50 bytes a text and what data/store_writer.py says. An interrupted run goes on
+with the vectors it had.
+Does not know: the command line, or how vectors are searched (mining/vector_search.py) or kept (mining/vector_files.py).
 """
 
 import shutil
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from udever.engine.embedder import Embedder
 from udever.errors import ExamplesError, OptionError
 from udever.tokenizer import MIN_TOKENS, Role, UdeverTokenizer
-from udever.training.columns import Blocks
-from udever.training.examples import TEXTS, Example, ExampleStore
-from udever.training.store_writer import StoreWriter, TextExample, check_target, new_store
-from udever.training.vector_files import Ids, Reader, VectorSet, Watch, embed_texts, unwatched
-from udever.training.vector_search import NOTHING, Exact, Ivf, Plan, nearest
+from udever.training.data.columns import Blocks
+from udever.training.data.examples import TEXTS, Example, ExampleStore
+from udever.training.data.store_writer import StoreWriter, TextExample, check_target, new_store
+from udever.training.mining.vector_files import Ids, Reader, VectorSet, Watch, embed_texts, unwatched
+from udever.training.mining.vector_search import NOTHING, Exact, Ivf, Plan, nearest
 
 BLOCK_EXAMPLES = 1024
 """Examples whose queries are searched together: each reads all vectors once."""

@@ -22,7 +22,7 @@ from udever.model.config import BloomConfig
 from udever.model.weight_files import first_of
 from udever.model.weights import Checkpoint
 from udever.tokenizer import MIN_TOKENS, UdeverTokenizer
-from udever.training.full_model import parts_of
+from udever.training.deltas.full_model import parts_of
 
 ROWS_AT_ONCE = 2048
 """Of the token table, where single rows are looked at."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udever.errors import ExamplesError
-from udever.training.examples import Example, ExampleStore
+from udever.training.data.examples import Example, ExampleStore
 
 Mixing = Literal["mixed", "one_task"]
 Indices = NDArray[np.int64]

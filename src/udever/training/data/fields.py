@@ -8,7 +8,7 @@ Does not know: what the values are for.
 from typing import Any
 
 from udever.errors import ExamplesError
-from udever.training.rows import Row
+from udever.training.data.rows import Row
 
 
 def text_at(row: Row, name: str) -> str:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from udever.errors import ExamplesError
-from udever.training.fields import text_at
-from udever.training.layouts import Choices
-from udever.training.rows import Row
-from udever.training.store_writer import TextExample
+from udever.training.data.fields import text_at
+from udever.training.data.layouts import Choices
+from udever.training.data.rows import Row
+from udever.training.data.store_writer import TextExample
 
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"))
 ENTAILMENT, NEUTRAL, CONTRADICTION, NONE = "entailment", "neutral", "contradiction", "none"

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udever.errors import ExamplesError
-from udever.training.columns import Blocks
+from udever.training.data.columns import Blocks
 
 FORMAT = 1
 """Of the folder; another number cannot be read."""

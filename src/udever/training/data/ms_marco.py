@@ -5,7 +5,7 @@ cross-encoder's scores to leave out negatives that may be positives), triples of
 (qid 0 pid relevance), and triples of texts.
 
 Invariant: lines of one query (triples: of one query and positive) that follow each other become one example.
-Does not know: how an id finds its text (lookups.py), stores, or how negatives are drawn.
+Does not know: how an id finds its text (data/lookups.py), stores, or how negatives are drawn.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from udever.errors import ExamplesError
-from udever.training.layouts import Choices
-from udever.training.lookups import LineIndex, Scores, ScoresOfOne
-from udever.training.rows import Reading, Row, kind_of, read_cells, read_lines, read_rows
-from udever.training.store_writer import TextExample
+from udever.training.data.layouts import Choices
+from udever.training.data.lookups import LineIndex, Scores, ScoresOfOne
+from udever.training.data.rows import Reading, Row, kind_of, read_cells, read_lines, read_rows
+from udever.training.data.store_writer import TextExample
 
 MARGIN = 3.0
 """How far below the lowest positive's score a negative's must be."""
