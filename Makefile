@@ -41,6 +41,7 @@ lint: setup-dev
 bench: setup-bench
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/train.py
 
 docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the picture of the demo
 	$(BIN)/python docs/refresh.py

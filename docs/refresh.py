@@ -27,6 +27,11 @@ FILES = {
     "notes.txt": "The museum opens at nine.\nEl museo abre a las nueve.\n博物馆九点开门。\n",
     "gaps.txt": "The museum opens at nine.\n\nIt is closed on Mondays.\n",
     "reviews.jsonl": '{"id": 1, "body": "Great coffee."}\n{"id": 2, "body": "Too loud for me."}\n',
+    "questions.jsonl": (
+        '{"query": "When does the museum open?", "pos": ["The museum opens at nine."], "neg": ["Lunch is at noon."]}\n'
+        '{"query": "¿Cuándo cierra el museo?", "pos": ["The museum is closed on Mondays.", "It closes at six."]}\n'
+        '{"query": "area of a circle", "pos": ["def area(radius):\\n    return 3.14159 * radius**2\\n"]}\n'
+    ),
     "src/area.py": "def area(radius):\n    return 3.14159 * radius**2\n",
     "src/hello.rs": 'fn main() { println!("hello"); }\n',
     "src/empty.py": "",

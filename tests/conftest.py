@@ -170,3 +170,14 @@ def make_checkpoint(tiny_tokenizer_path: Path, tmp_path_factory: pytest.TempPath
 def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
     """One shared checkpoint folder, width 64, 2 layers, 4 heads; copy it before changing it."""
     return make_checkpoint()
+
+
+@pytest.fixture
+def raw_bloom(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """A base BLOOM of its own: fp16 weights, a tokenizer without markers, spare rows in the token table."""
+    folder = Path(shutil.copytree(make_checkpoint(dtype=torch.float16), tmp_path / "bloom"))
+    path = folder / "tokenizer.json"
+    raw = json.loads(path.read_text("utf-8"))
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] not in MARKERS]
+    path.write_text(json.dumps(raw, ensure_ascii=False), "utf-8")
+    return folder

@@ -228,6 +228,30 @@ def test_a_base_model_is_refused(rewritten: Callable[..., Path], absent: list[st
     assert caught.value.hint
 
 
+def test_markers_are_added_to_a_base_model_when_asked(
+    tokenizer: UdeverTokenizer, rewritten: Callable[..., Path], tmp_path: Path
+) -> None:
+    def change(raw: dict[str, Any]) -> None:
+        raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] not in ALL_MARKERS]
+
+    base = UdeverTokenizer.from_folder(rewritten(change), add_markers=True)
+    # as the published models have them: [BOQ], [EOQ], [BOD], [EOD] behind the last id
+    first = tokenizer.vocab_size - 4
+    assert base.markers == {"query": (first, first + 1), "document": (first + 2, first + 3)} == tokenizer.markers
+    assert (base.digest, base.vocab_size) == (tokenizer.digest, tokenizer.vocab_size)
+    texts = ["How tall?", "[EOQ] <s> 山"]
+    assert base.encode(texts, role="query", max_tokens=99) == tokenizer.encode(texts, role="query", max_tokens=99)
+    (tmp_path / "tokenizer.json").write_text(base.content, "utf-8")
+    assert UdeverTokenizer.from_folder(tmp_path).digest == tokenizer.digest
+
+
+def test_markers_that_are_there_stay_where_they_are(tokenizer: UdeverTokenizer, rewritten: Callable[..., Path]) -> None:
+    same = UdeverTokenizer.from_folder(rewritten(lambda raw: None), add_markers=True)
+    assert (same.markers, same.digest) == (tokenizer.markers, tokenizer.digest)
+    with pytest.raises(NotAnEmbedderError, match="EOD"):  # some of them: not a base model, but a broken one
+        UdeverTokenizer.from_folder(rewritten(lambda raw: raw["added_tokens"].pop()), add_markers=True)
+
+
 def test_a_marker_that_eats_white_space_is_refused(rewritten: Callable[..., Path]) -> None:
     with pytest.raises(TokenizerError, match="strips white space"):
         UdeverTokenizer.from_folder(

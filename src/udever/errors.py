@@ -12,6 +12,11 @@ UdeverError
 │   ├── OverloadedError          more is queued than can be done in time; says when to come again
 │   ├── QueueClosedError         the queue is closing, or its model thread died
 │   └── SequenceFailedError      one text failed inside the model; its neighbours did not
+├── TrainingError              a training run cannot start or go on
+│   ├── RecipeError              a recipe that cannot be run
+│   ├── ExamplesError            training data in another shape than it must have
+│   ├── RunChangedError          a run is resumed with another recipe or other data
+│   └── DivergedError            NaN or infinity in a loss or gradient
 ├── EvaluationError            a measurement cannot be made, or its result cannot be used
 │   ├── DatasetError             data in another shape than the task needs
 │   ├── DatasetUnavailableError  data that must be downloaded and cannot be
@@ -25,7 +30,8 @@ UdeverError
     ├── TensorNamesError         missing or extra tensors
     ├── TensorShapeError         a tensor of another shape than the config says
     ├── CorruptFileError         a truncated or unreadable weights file
-    └── NonFiniteWeightsError    NaN or infinity among the weights
+    ├── NonFiniteWeightsError    NaN or infinity among the weights
+    └── DeltaError               a delta whose base is missing or another, or that is none
 
 This module knows nothing of texts, models or the command line.
 """
@@ -102,6 +108,36 @@ class FileInputError(InputError):
     """A file cannot be read as texts."""
 
     code = "invalid_file"
+
+
+class TrainingError(UdeverError):
+    """A training run cannot start or go on."""
+
+    code = "training_error"
+
+
+class RecipeError(TrainingError):
+    """A recipe that cannot be run; the message names the key."""
+
+    code = "invalid_recipe"
+
+
+class ExamplesError(TrainingError):
+    """Training data in another shape than it must have; the message names file and row."""
+
+    code = "invalid_examples"
+
+
+class RunChangedError(TrainingError):
+    """A run is resumed with another recipe or other data; the message shows the difference."""
+
+    code = "run_changed"
+
+
+class DivergedError(TrainingError):
+    """NaN or infinity in a loss or gradient."""
+
+    code = "diverged"
 
 
 class EvaluationError(UdeverError):
@@ -218,3 +254,9 @@ class NonFiniteWeightsError(ModelError):
     """A tensor holds NaN or infinity."""
 
     code = "non_finite_weights"
+
+
+class DeltaError(ModelError):
+    """A delta whose base is missing or another one, or a folder that is no delta."""
+
+    code = "invalid_delta"

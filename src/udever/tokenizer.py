@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from udever.errors import (
     EmptyTextError,
@@ -40,8 +40,11 @@ MIN_TOKENS = MARKER_TOKENS + 1
 class UdeverTokenizer:
     """A model's tokenizer, with its markers apart from the tokenizer of bodies. Threads may share one."""
 
-    def __init__(self, content: str, *, source: str = "tokenizer.json") -> None:
+    def __init__(self, content: str, *, source: str = "tokenizer.json", add_markers: bool = False) -> None:
         """Read the contents of a `tokenizer.json`; `source` names it in errors.
+
+        Args:
+            add_markers: if it has none of the markers (a base BLOOM), add them behind its largest id.
 
         Raises:
             TokenizerError: not a tokenizer.
@@ -52,14 +55,15 @@ class UdeverTokenizer:
         except Exception as error:  # tokenizers raises no narrower class
             raise TokenizerError(f"{source} is no tokenizer: {error}", hint=_FETCH_AGAIN) from error
         self._content = content
+        self._added = add_markers and _add_markers(full)
         self._markers = _marker_ids(full, source=source)
         self._body = _body_tokenizer(full, source=source)
         self.vocab_size: int = _largest_id(full) + 1
         """The largest id this tokenizer can give, plus one: rows the token table must have."""
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "UdeverTokenizer":
-        """Read `folder/tokenizer.json`.
+    def from_folder(cls, folder: Path, *, add_markers: bool = False) -> "UdeverTokenizer":
+        """Read `folder/tokenizer.json`; `add_markers` as above.
 
         Raises:
             TokenizerError: the file is missing or no tokenizer.
@@ -74,12 +78,31 @@ class UdeverTokenizer:
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise TokenizerError(f"cannot read {path}: {error}", hint=_FETCH_AGAIN) from error
-        return cls(content, source=str(path))
+        return cls(content, source=str(path), add_markers=add_markers)
+
+    @cached_property
+    def content(self) -> str:
+        """The contents of a `tokenizer.json` with the markers."""
+        if not self._added:
+            return self._content
+        raw = json.loads(self._content)  # not tokenizers' own writer: another release of it would write another file
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        raw["added_tokens"] = [*raw.get("added_tokens", ())] + [
+            {"id": index, "content": marker, **flags, "special": True}
+            for role, ids in self._markers.items()
+            for marker, index in zip(MARKERS[role], ids, strict=True)
+        ]
+        return json.dumps(raw, ensure_ascii=False)
+
+    @property
+    def markers(self) -> dict[Role, tuple[int, int]]:
+        """Role → ids of its opening and its closing marker."""
+        return dict(self._markers)
 
     @cached_property
     def digest(self) -> str:
         """Sha256 (hex) of all that decides the ids: equal for files that differ in layout only. Computed when asked."""
-        raw = json.loads(self._content)
+        raw = json.loads(self.content)
         # Defaults are written by some releases of tokenizers and left out by others; merges are "a b" or ["a", "b"].
         model = {key: value for key, value in raw["model"].items() if value and key != "dropout"}
         if "merges" in model:
@@ -177,6 +200,16 @@ def require_text(text: object, *, index: int) -> None:
 
 def _article(noun: str) -> str:
     return noun if noun == "NoneType" else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _add_markers(full: Tokenizer) -> bool:
+    """Add all markers if there is none; whether it did."""
+    present = {token.content for token in full.get_added_tokens_decoder().values()}
+    markers = [marker for pair in MARKERS.values() for marker in pair]
+    if not present.isdisjoint(markers):
+        return False
+    full.add_special_tokens([AddedToken(marker, normalized=False, special=True) for marker in markers])
+    return True
 
 
 def _marker_ids(full: Tokenizer, *, source: str) -> dict[Role, tuple[int, int]]:

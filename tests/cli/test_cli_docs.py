@@ -19,7 +19,7 @@ def options_of(command: str) -> set[str]:
 
 
 def named_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", text))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

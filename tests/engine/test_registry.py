@@ -18,6 +18,7 @@ from huggingface_hub import cached_assets_path
 from safetensors.torch import load_file
 
 from udever.engine import registry
+from udever.engine.locating import locate
 from udever.errors import ConfigError, ModelNotFoundError, NonFiniteWeightsError, TokenizerError
 from udever.model.config import BloomConfig
 from udever.model.weights import Checkpoint
@@ -80,11 +81,12 @@ def test_a_local_folder(checkpoint_copy: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_every_model_in_the_wheel_is_whole() -> None:
     for name in registry.builtin_models():
-        folder = registry.resolve(name).folder
-        checkpoint = Checkpoint.open(folder)
+        located = locate(name)
+        checkpoint = located.checkpoint()
         checkpoint.check_finite()
-        registry.check_vocabulary(UdeverTokenizer.from_folder(folder), checkpoint.config)
-        assert registry.load_manifest(folder, config=checkpoint.config).name == name
+        located.moved(checkpoint)  # a delta fits its base
+        registry.check_vocabulary(located.tokenizer(), checkpoint.config)
+        assert located.manifest(checkpoint.config).name == name
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,15 @@ def test_a_manifest_is_read(tmp_path: Path) -> None:
 def test_a_manifest_without_max_tokens_takes_the_config_s(tmp_path: Path) -> None:
     (tmp_path / "udever.json").write_text("{}")
     assert registry.load_manifest(tmp_path, config=CONFIG).max_tokens == 2048
+
+
+def test_a_manifest_is_written_as_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "udever.json").write_text(json.dumps(MANIFEST))
+    manifest = registry.load_manifest(tmp_path, config=CONFIG)
+    written = registry.manifest_json(manifest)
+    assert written == MANIFEST | {"microcredits_per_token": 1}
+    (tmp_path / "udever.json").write_text(json.dumps(written))
+    assert registry.load_manifest(tmp_path, config=CONFIG) == manifest
 
 
 @pytest.mark.parametrize(
@@ -591,3 +602,28 @@ def test_what_is_no_udever_is_refused_before_its_weights_are_downloaded(
     assert base["error"] == "NotAnEmbedderError"
     assert (llama["error"], no_config["error"]) == ("NotBloomError", "NotBloomError")
     assert "model.safetensors" not in hub.downloaded()
+
+
+def test_a_base_bloom_is_downloaded_as_a_base_only(hub: Hub, resolve: Resolve, checkpoint_copy: Path) -> None:
+    raw = json.loads((checkpoint_copy / "tokenizer.json").read_text("utf-8"))
+    raw["added_tokens"] = raw["added_tokens"][:4]
+    (checkpoint_copy / "tokenizer.json").write_text(json.dumps(raw), "utf-8")
+    hub.add("bigscience/bloom-560m", checkpoint_copy)
+    call = {"name": "bigscience/bloom-560m"}
+    refused, base = resolve(call, call | {"as_base": True})
+    assert refused["error"] == "NotAnEmbedderError"
+    assert (Path(base["folder"]) / "model.safetensors").is_file()
+
+
+def test_a_delta_from_the_hub_is_whole_without_weights(hub: Hub, resolve: Resolve, tmp_path: Path) -> None:
+    folder = tmp_path / "delta"
+    folder.mkdir()
+    (folder / "delta.safetensors").write_bytes(b"biases")
+    (folder / "udever.json").write_text("{}")
+    (folder / "README.md").write_text("card")
+    hub.add("owner/delta", folder)
+    (answer,) = resolve({"name": "owner/delta"})
+    assert answer["kind"] == "hub"
+    assert hub.downloaded() == {"delta.safetensors", "udever.json"}
+    (offline,) = resolve({"name": "owner/delta"}, HF_HUB_OFFLINE="1")
+    assert offline["folder"] == answer["folder"]

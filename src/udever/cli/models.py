@@ -78,21 +78,22 @@ def info(
 def describe(name: str, runtime: Runtime) -> dict[str, Any]:
     """What `info` shows. Raises the errors of `Embedder.load`."""
     from udever.engine import registry
+    from udever.engine.locating import locate
 
     model = load(name, runtime)
-    folder = registry.resolve(name, revision=runtime.revision).folder
-    config = model.config
-    manifest = registry.load_manifest(folder, config=config)
+    located = locate(name, revision=runtime.revision)
+    config, manifest = model.config, model.manifest
     published = {known.hub_id: known.license for known in registry.published_models()}
     return {
         "name": model.name,
-        "folder": str(folder),
+        "folder": str(located.source.folder),
+        **({"base": str(located.base.folder), "recipe": located.delta.recipe or UNKNOWN} if located.delta else {}),
         "architecture": f"BLOOM, {config.layers} layers, {config.width} wide, {config.heads} heads",
         "parameters": _parameters(config),
         "dimensions": model.dimensions,
         "matryoshka": list(model.matryoshka),
         "max_tokens": model.max_tokens,
-        "tokenizer_entries": _tokenizer_entries(folder),
+        "tokenizer_entries": _tokenizer_entries(located.tokenizer_folder),
         "precision": model.precision,
         "device": model.device,
         "fingerprint": model.fingerprint,
@@ -117,13 +118,15 @@ def _shown(value: Any) -> str:
 
 def _builtin() -> list[dict[str, Any]]:
     from udever.engine import registry
+    from udever.engine.locating import locate
     from udever.model.config import BloomConfig
 
     rows = []
     for name in registry.builtin_models():
-        folder = registry.resolve(name).folder
-        config = BloomConfig.from_hugging_face(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        manifest = registry.load_manifest(folder, config=config)
+        located = locate(name)
+        raw = json.loads((located.base.folder / "config.json").read_text(encoding="utf-8"))
+        config = BloomConfig.from_hugging_face(raw)
+        manifest = located.manifest(config)
         rows.append(
             _row(name, config, max_tokens=manifest.max_tokens, where="built in", license_=manifest.license or UNKNOWN)
         )
@@ -162,5 +165,8 @@ def _parameters(config: "BloomConfig") -> int:
 
 def _tokenizer_entries(folder: Path) -> int:
     """Vocabulary and added tokens, the four markers among them."""
+    from udever.tokenizer import MARKERS
+
     raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    return len({*raw["model"]["vocab"], *(token["content"] for token in raw.get("added_tokens", []))})
+    markers = {marker for pair in MARKERS.values() for marker in pair}
+    return len({*raw["model"]["vocab"], *(token["content"] for token in raw.get("added_tokens", []))} | markers)

@@ -65,6 +65,8 @@ class Embedder:
     ) -> "Embedder":
         """Load a built-in model ("udever-nano"), a local folder, or a hub id ("izhx/udever-bloom-1b1").
 
+        Folder and hub id may be a full checkpoint or a delta, which finds its base by itself.
+
         Args:
             precision: "auto" (bf16 where the hardware has it, else fp32), "fp32", "bf16" or "int8".
             device: "auto" (cuda if there is one, else cpu), "cpu", "cuda" or "cuda:N".

@@ -24,14 +24,19 @@ from udever.model.weight_files import choose_weight_files, weight_files
 from udever.model.weights import parse_config, read_raw_config
 from udever.tokenizer import UdeverTokenizer
 
-SMALL_FILES = ("config.json", "tokenizer.json", "udever.json")
+DELTA_FILE = "delta.safetensors"
+"""What makes a folder a delta: the biases that differ from its base's; see deltas.py."""
+SMALL_FILES = ("config.json", "tokenizer.json", "udever.json", DELTA_FILE)
 """What is fetched before the weights."""
 
 
-def fetch(hub_id: str, *, revision: str | None, token: str | None) -> Path:
+def fetch(hub_id: str, *, revision: str | None, token: str | None, as_base: bool = False) -> Path:
     """The folder of a hub model's files in the local cache, downloaded as far as it lacks them.
 
-    Offline, what the cache has is used.
+    Offline, what the cache has is used. A delta is whole without weights: they are its base's.
+
+    Args:
+        as_base: a BLOOM without markers will do.
 
     Raises:
         ModelNotFoundError: missing, private, gated, without weights, or out of reach and not cached.
@@ -43,8 +48,8 @@ def fetch(hub_id: str, *, revision: str | None, token: str | None) -> Path:
                 hub_id, revision=revision, token=token, allow_patterns=list(SMALL_FILES), tqdm_class=_NoProgress
             )
         )
-        if not _has_weights(folder):
-            _require_udever(folder)
+        if not (folder / DELTA_FILE).exists() and not _has_weights(folder):
+            _require_udever(folder, as_base=as_base)
             listed = HfApi(token=token).model_info(hub_id, revision=folder.name).siblings or []
             wanted = list(choose_weight_files(file.rfilename for file in listed))
             if not wanted:
@@ -72,9 +77,9 @@ def _has_weights(folder: Path) -> bool:
         return False
 
 
-def _require_udever(folder: Path) -> None:
+def _require_udever(folder: Path, *, as_base: bool) -> None:
     parse_config(read_raw_config(folder))
-    UdeverTokenizer.from_folder(folder)
+    UdeverTokenizer.from_folder(folder, add_markers=as_base)
 
 
 _ELSEWHERE = (

@@ -1,6 +1,7 @@
 """From a model's name to the parts an embedder runs: tokenizer, packed model, manifest, fingerprint.
 
 Invariant: what cannot be a Udever embedder is refused here, each reason with its own error, before any text is seen.
+The token table is never copied; all deltas of a base share its quantised weights on disk: biases are not quantised.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,14 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udever.engine import registry
+from udever.engine.deltas import TABLE, Moved
+from udever.engine.locating import locate
 from udever.engine.registry import Manifest
 from udever.errors import OptionError
-from udever.model.bloom import Bloom, quantize
+from udever.model.bloom import Bloom, OwnRows, quantize
 from udever.model.precision import Precision, resolve_precision
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
-
-TABLE = "word_embeddings.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +42,48 @@ def load(name: str, *, precision: str, device: str, revision: str | None, token:
     """Resolve, check and load a model; see `Embedder.load` for arguments and errors."""
     chosen_device = resolve_device(device)
     chosen_precision = resolve_precision(precision, device=chosen_device)
-    source = registry.resolve(name, revision=revision, token=token)
-    checkpoint = Checkpoint.open(source.folder)
-    tokenizer = UdeverTokenizer.from_folder(source.folder)
+    located = locate(name, revision=revision, token=token)
+    checkpoint = located.checkpoint()
+    tokenizer = located.tokenizer()
     registry.check_vocabulary(tokenizer, checkpoint.config)
-    manifest = registry.load_manifest(source.folder, config=checkpoint.config)
-    registry.check_finite(checkpoint, source.folder)
+    manifest = located.manifest(checkpoint.config)
+    registry.check_finite(checkpoint, located.base.folder)
+    moved = located.moved(checkpoint)
 
-    def weights_digest() -> str:
-        return registry.weights_digest(checkpoint, source.folder)
+    def fingerprint() -> str:
+        own = located.weights_digest(checkpoint)
+        weights = located.delta.combined_digest() if located.delta else own
+        return registry.fingerprint(
+            weights=weights, tokenizer=tokenizer.digest, manifest=manifest, precision=chosen_precision
+        )
 
     rest = [tensor for tensor in checkpoint.config.tensor_shapes() if tensor != TABLE]
-    tensors = (
-        _int8_tensors(checkpoint, rest, weights_digest()) if chosen_precision == "int8" else checkpoint.tensors(rest)
+    if chosen_precision == "int8":
+        tensors = _int8_tensors(checkpoint, rest, located.weights_digest(checkpoint))
+    else:
+        tensors = checkpoint.tensors(rest)
+    model = Bloom(
+        checkpoint.config,
+        tensors | dict(moved.biases),
+        table=checkpoint.tensors([TABLE])[TABLE],
+        precision=chosen_precision,
+        device=chosen_device,
+        own_rows=own_rows(moved),
     )
-    table = checkpoint.tensors([TABLE])[TABLE]
     return Parts(
         name=manifest.name or name,
         tokenizer=tokenizer,
-        model=Bloom(checkpoint.config, tensors, table=table, precision=chosen_precision, device=chosen_device),
+        model=model,
         manifest=manifest,
         precision=chosen_precision,
         device=chosen_device,
-        fingerprint=lambda: registry.fingerprint(
-            weights=weights_digest(), tokenizer=tokenizer.digest, manifest=manifest, precision=chosen_precision
-        ),
+        fingerprint=fingerprint,
     )
+
+
+def own_rows(moved: Moved) -> OwnRows | None:
+    """The moved rows of the token table, as the model takes them."""
+    return None if moved.rows is None else OwnRows(torch.tensor(moved.token_ids), moved.rows)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -95,8 +95,11 @@ def is_cached(hub_id: str, *, revision: str | None = None) -> bool:
         return False
 
 
-def resolve(name: str, *, revision: str | None = None, token: str | None = None) -> ModelSource:
+def resolve(name: str, *, revision: str | None = None, token: str | None = None, as_base: bool = False) -> ModelSource:
     """Find a model: built-in name, local folder or hub id; a hub model that is not cached is downloaded.
+
+    Args:
+        as_base: it is wanted as the base of a delta, so a BLOOM without markers will do.
 
     Raises:
         ModelNotFoundError: there is none of this name, or it cannot be reached; says what was tried.
@@ -115,7 +118,7 @@ def resolve(name: str, *, revision: str | None = None, token: str | None = None)
             f"no model {name!r}: it is no built-in model ({', '.join(builtin_models()) or 'none here'}) and no folder",
             hint=_suggestion(name),
         )
-    folder = fetch(name, revision=revision, token=token)
+    folder = fetch(name, revision=revision, token=token, as_base=as_base)
     return ModelSource(name=name, folder=folder, kind="hub", revision=folder.name)
 
 
@@ -141,6 +144,12 @@ def load_manifest(folder: Path, *, config: BloomConfig) -> Manifest:
     plain = ("name", "max_tokens", "pooling", "license", "scores", "microcredits_per_token")
     known = {key: raw[key] for key in plain if key in raw}
     return Manifest(matryoshka=tuple(raw.get("matryoshka", ())), **known)
+
+
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The contents of a `udever.json` that `load_manifest` reads as this manifest."""
+    facts = asdict(manifest) | {"matryoshka": list(manifest.matryoshka), "scores": dict(manifest.scores)}
+    return facts | {"markers": {role: list(pair) for role, pair in MARKERS.items()}}
 
 
 def _manifest_rules(config: BloomConfig) -> dict[str, tuple[Callable[[Any], bool], str]]:

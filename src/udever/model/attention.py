@@ -8,13 +8,14 @@ Shapes: T packed tokens, S sequences, N heads, D channels a head; R sequences in
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udever.model.attention_gradient import PackedAttention, Piece, runs_of
 from udever.model.batch import EqualLengthRun, PackedBatch
 
 QUERY_BLOCK = 128
@@ -49,7 +50,7 @@ class AlibiBias:
     def _build(self, reach: int) -> tuple[Tensor, int]:
         rows = torch.arange(QUERY_BLOCK, device=self.slopes_N.device)
         columns = torch.arange(-reach, QUERY_BLOCK, device=self.slopes_N.device)
-        distance = (columns - rows[:, None]).float()
+        distance = (columns - rows[:, None]).to(self.slopes_N.dtype)
         bias = (self.slopes_N[:, None, None] * distance).masked_fill_(distance > 0, -torch.inf)
         return bias, reach
 
@@ -71,21 +72,42 @@ class AlibiBias:
 
 def causal_attention(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias) -> Tensor:
     """Attention of every token on its own sequence's past, [T, N, D] in the inputs' dtype."""
-    kernel: Callable[..., Tensor] = _flash if _flash_serves(q_TND) else _grouped
-    return kernel(q_TND, k_TND, v_TND, batch=batch, bias=bias)
+    if _flash_serves(q_TND):
+        return _flash(q_TND, k_TND, v_TND, batch=batch, bias=bias)
+    if not _needs_gradient(q_TND):
+        return _grouped(q_TND, k_TND, v_TND, batch=batch, bias=bias)
+
+    def cut(run: EqualLengthRun) -> Iterator[Piece]:
+        for first, end in _query_blocks(run):
+            mask = bias.block(first, queries=end - first, keys=end)
+            yield Piece(run=run, queries=slice(first, end), keys=end, bias=mask)
+
+    out: Tensor = PackedAttention.apply(  # type: ignore[no-untyped-call]
+        q_TND, k_TND, v_TND, lambda q, k, v: _grouped(q, k, v, batch=batch, bias=bias), runs_of(batch, cut),
+        lambda run: run.tokens, _scale(q_TND),
+    )  # fmt: skip
+    return out
 
 
 def closing_attention(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias) -> Tensor:
     """Attention of each sequence's last token on its whole sequence, [S, N, D] in the inputs' dtype."""
     if _flash_serves(q_SND):
         return _flash_closing(q_SND, k_TND, v_TND, batch=batch, bias=bias)
-    out_SND = torch.empty_like(q_SND)
-    for run in batch.runs:
-        k_RNLD, v_RNLD = _heads_first(k_TND, run), _heads_first(v_TND, run)
-        q_RN1D = q_SND[run.rows].unsqueeze(2)
-        mask = bias.last_query(run.length).to(q_SND.dtype) if q_SND.is_cuda else bias.last_query(run.length)
-        out_SND[run.rows] = F.scaled_dot_product_attention(q_RN1D, k_RNLD, v_RNLD, attn_mask=mask).squeeze(2)
-    return out_SND
+    if not _needs_gradient(q_SND):
+        return _grouped_closing(q_SND, k_TND, v_TND, batch=batch, bias=bias)
+
+    def whole(run: EqualLengthRun) -> Iterator[Piece]:
+        yield Piece(run=run, queries=slice(0, 1), keys=run.length, bias=bias.last_query(run.length))
+
+    out: Tensor = PackedAttention.apply(  # type: ignore[no-untyped-call]
+        q_SND, k_TND, v_TND, lambda q, k, v: _grouped_closing(q, k, v, batch=batch, bias=bias), runs_of(batch, whole),
+        lambda run: run.rows, _scale(q_SND),
+    )  # fmt: skip
+    return out
+
+
+def _needs_gradient(q: Tensor) -> bool:
+    return torch.is_grad_enabled() and q.requires_grad
 
 
 def _heads_first(x_TND: Tensor, run: EqualLengthRun) -> Tensor:
@@ -98,8 +120,7 @@ def _grouped(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch,
     out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
     for run in batch.runs:
         q_RNLD, k_RNLD, v_RNLD, out_RNLD = (_heads_first(x, run) for x in (q_TND, k_TND, v_TND, out_TND))
-        for first in range(0, run.length, QUERY_BLOCK):
-            end = min(first + QUERY_BLOCK, run.length)
+        for first, end in _query_blocks(run):
             mask = bias.block(first, queries=end - first, keys=end)
             if q_TND.is_cuda:  # CUDA kernels want the mask in the queries' dtype
                 mask = mask.to(q_TND.dtype)
@@ -107,6 +128,20 @@ def _grouped(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch,
                 q_RNLD[:, :, first:end], k_RNLD[:, :, :end], v_RNLD[:, :, :end], attn_mask=mask
             )
     return out_TND
+
+
+def _grouped_closing(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias) -> Tensor:
+    out_SND = torch.empty_like(q_SND)
+    for run in batch.runs:
+        k_RNLD, v_RNLD = _heads_first(k_TND, run), _heads_first(v_TND, run)
+        q_RN1D = q_SND[run.rows].unsqueeze(2)
+        mask = bias.last_query(run.length).to(q_SND.dtype) if q_SND.is_cuda else bias.last_query(run.length)
+        out_SND[run.rows] = F.scaled_dot_product_attention(q_RN1D, k_RNLD, v_RNLD, attn_mask=mask).squeeze(2)
+    return out_SND
+
+
+def _query_blocks(run: EqualLengthRun) -> Iterator[tuple[int, int]]:
+    return ((first, min(first + QUERY_BLOCK, run.length)) for first in range(0, run.length, QUERY_BLOCK))
 
 
 # ---- CUDA: stock variable-length flash attention, made ALiBi by extra channels -------------------------------------

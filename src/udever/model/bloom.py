@@ -8,50 +8,85 @@ computes only what the last token of each sequence needs. Knows no text and no f
 Shapes: T packed tokens, S sequences, H width, N heads, D channels a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from udever.model.attention import AlibiBias, alibi_slopes, causal_attention, closing_attention
 from udever.model.batch import PackedBatch
 from udever.model.config import BloomConfig
-from udever.model.precision import Linear, Precision, make_linear, quantize_weight, resolve_precision
+from udever.model.precision import (
+    Linear,
+    Precision,
+    make_linear,
+    make_trainable_linear,
+    quantize_weight,
+    resolve_precision,
+)
 
 
 class LayerNorm(nn.Module):
-    """Layer norm in float32, whatever the precision of the linear layers."""
+    """Layer norm in float32, whatever the precision of the linear layers (float64 only if they are)."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, epsilon: float) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, *, epsilon: float, wide: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.epsilon = epsilon
-        self.register_buffer("weight", weight.float())
-        self.register_buffer("bias", bias.float())
+        self.register_buffer("weight", weight.to(wide))
+        self.register_buffer("bias", bias.to(wide))
 
     def forward(self, x_TH: Tensor) -> Tensor:
         """float32 [T, H] -> float32 [T, H]."""
         return F.layer_norm(x_TH, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
+class OwnRows(nn.Module):
+    """Some rows of the token table, held apart: the table is a mapped file, shared by all models on it."""
+
+    token_ids: Tensor
+    rows: Tensor
+
+    def __init__(self, token_ids: Tensor, rows: Tensor) -> None:
+        """Args:
+        token_ids: int64 [M], ascending.
+        rows: float [M, H].
+        """
+        super().__init__()
+        self.register_buffer("token_ids", token_ids)
+        self.register_buffer("rows", rows)
+
+    def forward(self, hidden_TH: Tensor, token_ids_T: Tensor) -> Tensor:
+        """The hidden states with those of our tokens replaced."""
+        slot_T = torch.bucketize(token_ids_T, self.token_ids).clamp_max(len(self.token_ids) - 1)
+        is_ours_T = self.token_ids[slot_T] == token_ids_T
+        return torch.where(is_ours_T[:, None], F.embedding(slot_T, self.rows), hidden_TH)
+
+
 class Block(nn.Module):
     """One decoder block: attention and MLP, each behind a layer norm, each added to the residual stream."""
 
-    def __init__(self, config: BloomConfig, weights: Mapping[str, Tensor], *, precision: Precision) -> None:
+    def __init__(
+        self, config: BloomConfig, weights: Mapping[str, Tensor], *, precision: Precision, trainable: bool = False
+    ) -> None:
         super().__init__()
         self.heads, self.head_width = config.heads, config.head_width
         self.post_layernorm_residual = config.post_layernorm_residual
 
         def linear(name: str) -> Linear:
-            scales = weights.get(f"{name}.scales")
-            return make_linear(weights[f"{name}.weight"], weights[f"{name}.bias"], precision=precision, scales=scales)
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            if trainable:
+                return make_trainable_linear(weight, bias, precision=precision)
+            return make_linear(weight, bias, precision=precision, scales=weights.get(f"{name}.scales"))
 
         def norm(name: str) -> LayerNorm:
-            return LayerNorm(weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon=config.norm_epsilon)
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            return LayerNorm(weight, bias, epsilon=config.norm_epsilon, wide=_wide(precision))
 
         self.attention_norm = norm("input_layernorm")
         self.query = linear("query") if "query.weight" in weights else None
@@ -94,6 +129,8 @@ class Block(nn.Module):
 class Bloom(nn.Module):
     """BLOOM from the token table to the final norm."""
 
+    table: Tensor
+
     def __init__(
         self,
         config: BloomConfig,
@@ -102,6 +139,8 @@ class Bloom(nn.Module):
         table: Tensor,
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
+        trainable: bool = False,
+        own_rows: OwnRows | None = None,
     ) -> None:
         """Move the weights to `device` and pack them for `precision`, a block at a time.
 
@@ -109,10 +148,13 @@ class Bloom(nn.Module):
             tensors: every tensor but the token table, by its name without `transformer.`; or what `quantize` made of
                 them. Nothing keeps a reference to them that a packed copy replaces.
             table: word_embeddings.weight [vocabulary, H]; on the CPU used where it lies, never copied.
+            trainable: use layers that a gradient passes through; which of their tensors move, training says.
+            own_rows: replaces some rows of the table.
         """
         super().__init__()
         self.config = config
-        self.table = table.to(device)
+        self.register_buffer("table", table.to(device))
+        self.own_rows = own_rows.to(device) if own_rows is not None else None
 
         def on_device(tensor: Tensor) -> Tensor:
             # Vectors are copied even where nothing changes: one view of a mapped file would keep all of it mapped.
@@ -120,25 +162,42 @@ class Bloom(nn.Module):
 
         def norm(name: str) -> LayerNorm:
             weight, bias = (on_device(tensors[f"{name}.{kind}"]) for kind in ("weight", "bias"))
-            return LayerNorm(weight, bias, epsilon=config.norm_epsilon)
+            return LayerNorm(weight, bias, epsilon=config.norm_epsilon, wide=_wide(precision))
 
         def block(index: int) -> Block:
             weights = block_weights(config, tensors, index=index)
             own = last_precision(precision, device=torch.device(device)) if index == config.layers - 1 else precision
-            return Block(config, {name: on_device(w) for name, w in weights.items()}, precision=own)
+            on = {name: on_device(weight) for name, weight in weights.items()}
+            return Block(config, on, precision=own, trainable=trainable)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
         self.blocks = nn.ModuleList(map(block, range(config.layers)))
-        self.bias = AlibiBias(alibi_slopes(config.heads).to(device))
+        self.bias = AlibiBias(alibi_slopes(config.heads).to(device, _wide(precision)))
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """Hidden state of each sequence's last token after the final norm, float32 [S, H]."""
-        hidden_TH = self.embedding_norm(F.embedding(batch.token_ids, self.table).float())
+    def forward(self, batch: PackedBatch, *, recompute: bool = False) -> Tensor:
+        """Hidden state of each sequence's last token after the final norm, float32 [S, H].
+
+        Args:
+            recompute: in training keep nothing inside the blocks but the first input of each, and compute them again
+                for the gradient.
+        """
+        hidden_TH = self._embed(batch.token_ids)
         *earlier, last = cast(list[Block], list(self.blocks))
-        for block in earlier:
-            hidden_TH = block(hidden_TH, batch, self.bias)
-        vectors_SH: Tensor = self.final_norm(last.closing(hidden_TH, batch, self.bias))
+        steps: list[Callable[..., Tensor]] = [*earlier, last.closing]
+        for step in steps:
+            if recompute:
+                hidden_TH = checkpoint(step, hidden_TH, batch, self.bias, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hidden_TH = step(hidden_TH, batch, self.bias)
+        vectors_SH: Tensor = self.final_norm(hidden_TH)
         return vectors_SH
+
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        hidden_TH = F.embedding(token_ids_T, self.table).to(self.embedding_norm.weight.dtype)
+        if self.own_rows is not None:
+            hidden_TH = self.own_rows(hidden_TH, token_ids_T)
+        normed_TH: Tensor = self.embedding_norm(hidden_TH)
+        return normed_TH
 
 
 def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: int) -> dict[str, Tensor]:
@@ -159,6 +218,45 @@ def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: 
             block[f"query.{kind}"], rows = rows[: config.width], rows[config.width :]
         block[f"query_key_value.{kind}"] = rows
     return block
+
+
+def checkpoint_tensors(
+    model: Bloom, *, kind: str, of: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> dict[str, Tensor]:
+    """The tensors of one kind ("weight" or "bias") under their names in a checkpoint: undoes `block_weights`.
+
+    The token table is no part of it. Copies, on the CPU.
+
+    Args:
+        of: what is wanted of each tensor, of the same shape (e.g. its gradient).
+    """
+    found: dict[str, LayerNorm | Linear] = {"word_embeddings_layernorm": model.embedding_norm, "ln_f": model.final_norm}
+    for index, block in enumerate(cast(list[Block], list(model.blocks))):
+        found |= {
+            f"h.{index}.{name}": layer
+            for name, layer in (
+                ("input_layernorm", block.attention_norm),
+                ("self_attention.dense", block.attention_out),
+                ("post_attention_layernorm", block.mlp_norm),
+                ("mlp.dense_h_to_4h", block.mlp_in),
+                ("mlp.dense_4h_to_h", block.mlp_out),
+            )
+        }
+    tensors = {f"{name}.{kind}": of(getattr(layer, kind)) for name, layer in found.items()}
+    for index, block in enumerate(cast(list[Block], list(model.blocks))):
+        rows = [of(getattr(layer, kind)) for layer in (block.query, block.query_key_value) if layer is not None]
+        tensors[f"h.{index}.self_attention.query_key_value.{kind}"] = _interleave(model.config, torch.cat(rows))
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def _interleave(config: BloomConfig, rows: Tensor) -> Tensor:
+    """[3 * N * D, …], queries before keys before values -> the three a head at a time."""
+    return rows.reshape(3, config.heads, config.head_width, -1).transpose(0, 1).reshape(rows.shape)
+
+
+def _wide(precision: Precision) -> torch.dtype:
+    """What everything but the linear layers computes in."""
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

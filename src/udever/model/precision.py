@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 from udever.errors import OptionError
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "bf16", "int8", "fp64"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+"""What users may choose; fp64 is there to certify gradients."""
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of the weights of linear layers."""
 PACKED_ROWS = 2048
 """Rows oneDNN is told to expect when it lays out weights; other row counts work too."""
 INT8_MAX = 127
@@ -79,8 +82,8 @@ def resolve_precision(precision: str, *, device: torch.device) -> Precision:
 
 def activation_dtype(precision: Precision, *, device: torch.device) -> torch.dtype:
     """What linear layers put out, and attention computes in: bfloat16 where it is native, else float32."""
-    if precision == "fp32":
-        return torch.float32
+    if precision in ("fp32", "fp64"):
+        return DTYPES[precision]
     return torch.bfloat16 if device.type == "cuda" or native_bf16() else torch.float32
 
 
@@ -109,11 +112,11 @@ class PlainLinear(Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in the weight's dtype."""
-        x = x.to(self.weight.dtype)
+        x, bias = x.to(self.weight.dtype), self.bias.to(self.weight.dtype)
         if x.is_cpu and len(x) <= FEW_ROWS:
-            y = torch.addmm(self.bias[:, None], self.weight, x.t()).t().contiguous()
+            y = torch.addmm(bias[:, None], self.weight, x.t()).t().contiguous()
         else:
-            y = F.linear(x, self.weight, self.bias)
+            y = F.linear(x, self.weight, bias)
         return F.gelu(y, approximate="tanh") if gelu else y
 
 
@@ -195,12 +198,18 @@ def make_linear(weight: Tensor, bias: Tensor, *, precision: Precision, scales: T
         if scales is None:
             weight, scales = quantize_weight(weight)
         return Int8Linear(weight, scales, bias, out_dtype=activation_dtype(precision, device=device))
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    dtype = DTYPES[precision]
     weight = weight.to(dtype)
     if device.type == "cpu" and dtype == torch.bfloat16 and not native_bf16():
         return EmulatedBf16Linear(weight, bias)
-    packs = device.type == "cpu" and (dtype == torch.bfloat16 or prepacking_pays())
+    packs = device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and prepacking_pays()))
     return (OneDnnLinear if packs else PlainLinear)(weight, bias.to(dtype))
+
+
+def make_trainable_linear(weight: Tensor, bias: Tensor, *, precision: Precision) -> Linear:
+    """A layer that a gradient passes through, its bias kept in float32 at least; arguments as in `make_linear`."""
+    dtype = DTYPES[precision]
+    return PlainLinear(weight.to(dtype), bias.to(torch.promote_types(dtype, torch.float32)))
 
 
 def _pack_onednn(weight: Tensor) -> Tensor:

@@ -1,0 +1,238 @@
+"""How fast and in how much memory a BitFit step runs: udever beside sentence-transformers, same weights, data and loss.
+
+    python benchmarks/train.py                       # writes docs/training-performance.{json,md}
+    python benchmarks/train.py --device cuda --batch 1024 --shapes 560m
+
+The peer is what people use: CachedMultipleNegativesRankingLoss over last-token pooling with markers, everything but the
+biases frozen. Each round runs both, in turns; memory is the peak of a process of its own above its weights. Both
+must give the same loss, or nothing is written.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from encoding.machine import as_json, describe
+from encoding.report import machine_lines, replace_sections, table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from udever.engine import registry
+from udever.evaluation.protocols.code_local import code_local
+from udever.model.config import BloomConfig
+from udever.tokenizer import UdeverTokenizer
+from udever.training.base import load_base
+from udever.training.bitfit import unfreeze
+from udever.training.contrastive import Contrast, Pairing, contrastive_loss
+from udever.training.distributed import World
+from udever.training.gradcache import accumulate, plan_memory
+
+DOCS = Path(__file__).parent.parent / "docs"
+SHAPES = {"nano": (256, 4, 4), "small": (512, 8, 8), "560m": (1024, 24, 16)}
+"""Width, layers, heads; the vocabulary is udever-nano's."""
+TEMPERATURE, MAX_TOKENS, MINI_BATCH = 0.05, 256, 16
+Step = Callable[[], float]
+
+
+def main() -> None:
+    options = _options()
+    if options.alone:
+        _alone(options)
+    else:
+        _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    torch.set_num_threads(options.threads)
+    results: dict[str, Any] = {
+        "machine": as_json(describe(threads=options.threads)),
+        "date": datetime.now(UTC).date().isoformat(),
+        "shapes": {shape: _measure(shape, options) for shape in options.shapes},
+    }
+    body = "\n".join(_report(results["shapes"]))
+    print(body)
+    options.json.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    page = options.json.with_suffix(".md")
+    replace_sections(page, [("machine", machine_lines(results)), ("training", body)], title="The speed of training")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["nano", "small"])
+    parser.add_argument("--batch", type=int, default=64, help="pairs a step")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory", type=float, default=0.0, help="GB for activations; 0: keep them all if they fit")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, default=DOCS / "training-performance.json")
+    parser.add_argument("--alone", choices=("udever", "sentence-transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _measure(shape: str, options: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_checkpoint(folder, shape)
+        pairs = _pairs(options.batch)
+        steps = {label: make(folder, pairs, options) for label, make in WAYS.items()}
+        losses = {label: step() for label, step in steps.items()}
+        if abs(losses["udever"] - losses["sentence-transformers"]) > 1e-3 * abs(losses["udever"]):
+            raise SystemExit(f"the losses differ: {losses}")
+        seconds: dict[str, list[float]] = {label: [] for label in steps}
+        for _ in range(options.rounds):
+            for label, step in steps.items():
+                began = time.perf_counter()
+                step()
+                seconds[label].append(time.perf_counter() - began)
+        peaks = {label: _peak(label, folder, options) for label in steps}
+    tokens = sum(map(len, _sequences(pairs)))
+    return {"tokens": tokens, "losses": losses, "seconds": seconds, "peak_bytes": peaks}
+
+
+def _write_checkpoint(folder: Path, shape: str) -> None:
+    width, layers, heads = SHAPES[shape]
+    source = registry.resolve("udever-nano").folder
+    raw = json.loads((source / "config.json").read_text()) | {"hidden_size": width, "n_layer": layers, "n_head": heads}
+    raw["torch_dtype"] = raw["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(raw))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(name: str, size: tuple[int, ...]) -> Tensor:
+        noise = torch.randn(size, generator=generator) * 0.02
+        return noise + 1 if name.endswith(("norm.weight", "ln_f.weight")) else noise
+
+    shapes = BloomConfig.from_hugging_face(raw).tensor_shapes()
+    save_file({name: draw(name, size) for name, size in shapes.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def _pairs(count: int) -> list[tuple[str, str]]:
+    pairs = code_local((), candidates=1000, seed=0).pairs
+    return list(zip(pairs.queries[:count], pairs.documents[:count], strict=True))
+
+
+def _sequences(pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+    tokenizer = UdeverTokenizer.from_folder(registry.resolve("udever-nano").folder)
+    queries, documents = zip(*pairs, strict=True)
+    kept = {"max_tokens": MAX_TOKENS, "truncate": "end"}
+    return [*tokenizer.encode(queries, role="query", **kept), *tokenizer.encode(documents, role="document", **kept)]
+
+
+def _udever(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Namespace) -> Step:
+    device = torch.device(options.device)
+    base = load_base(str(folder), precision="fp32" if options.device == "cpu" else "bf16", device=device, markers=False)
+    parameters = unfreeze(base.model, tune="bitfit", markers=False)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=0.0)
+    sequences, count = _sequences(pairs), len(pairs)
+    pairing = Pairing.from_rows(list(range(count)), [])
+    plan = plan_memory(
+        base.config, tokens=sum(map(len, sequences)), chunk_tokens=4096 if options.device == "cpu" else 65536,
+        budget_bytes=round(options.memory * 1e9) or 1 << 62,
+    )  # fmt: skip
+
+    def loss_of(embeddings: Tensor) -> tuple[Tensor, None]:
+        contrast = Contrast(temperature=TEMPERATURE)
+        return contrastive_loss(embeddings[:count], embeddings[count:], pairing=pairing, contrast=contrast)[0], None
+
+    def step() -> float:
+        loss, _ = accumulate(base.model, sequences, loss_of, plan=plan, world=World(), device=device)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _sentence_transformers(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Namespace) -> Step:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    dtype = "float32" if options.device == "cpu" else "bfloat16"
+    words = Transformer(str(folder), model_kwargs={"dtype": dtype}, processor_kwargs={"padding_side": "left"})
+    model = SentenceTransformer(
+        modules=[words, Pooling(words.get_word_embedding_dimension(), pooling_mode="lasttoken")], device=options.device
+    )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith(".bias"))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
+    loss_of = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=MINI_BATCH)
+    sequences, count = _sequences(pairs), len(pairs)
+
+    def features(part: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        longest = max(map(len, part))
+        ids = torch.tensor([[3] * (longest - len(s)) + list(s) for s in part], device=options.device)
+        mask = torch.tensor([[0] * (longest - len(s)) + [1] * len(s) for s in part], device=options.device)
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def step() -> float:
+        loss = loss_of([features(sequences[:count]), features(sequences[count:])], torch.zeros(count))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss.item())
+
+    return step
+
+
+WAYS = {"udever": _udever, "sentence-transformers": _sentence_transformers}
+
+
+def _alone(options: argparse.Namespace) -> None:
+    """In a process of its own: the peak above what is there before the first step."""
+    torch.set_num_threads(options.threads)
+    step = WAYS[options.alone](options.folder, _pairs(options.batch), options)
+    before = _resident_peak(options)
+    step()
+    print(_resident_peak(options) - before)
+
+
+def _resident_peak(options: argparse.Namespace) -> int:
+    if options.device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _peak(label: str, folder: Path, options: argparse.Namespace) -> int:
+    flags = ["--batch", str(options.batch), "--device", options.device, "--threads", str(options.threads)]
+    flags += ["--memory", str(options.memory)]
+    command = [sys.executable, __file__, "--alone", label, "--folder", str(folder), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def _report(shapes: dict[str, Any]) -> list[str]:
+    rows = []
+    for shape, found in shapes.items():
+        seconds = {label: statistics.median(values) for label, values in found["seconds"].items()}
+        pairs = zip(found["seconds"]["sentence-transformers"], found["seconds"]["udever"], strict=True)
+        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+        peaks = found["peak_bytes"]
+        for label in WAYS:
+            rows.append(
+                [
+                    f"{shape} {'x'.join(map(str, SHAPES[shape]))}",
+                    label,
+                    f"{found['tokens'] / seconds[label]:,.0f}",
+                    f"{ratio:.2f}×" if label == "udever" else "",
+                    f"{peaks[label] / 1e6:,.0f} MB",
+                    f"{peaks['udever'] / peaks['sentence-transformers']:.2f}" if label == "udever" else "",
+                ]
+            )
+    return list(table(("shape", "", "tokens/s", "speed", "peak above the weights", "of the peer's"), rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""`udever train`: a recipe, data and a base become a delta.
+
+Does not know: how a step is computed, or what the files of a run hold.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from udever.cli.options import JsonFlag
+from udever.errors import OptionError, UdeverError
+
+if TYPE_CHECKING:
+    from udever.training.session import Session
+    from udever.training.step import StepReport
+    from udever.training.verify import Certificate
+
+UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+def train(
+    recipe: Annotated[Path, Parameter(help="The recipe's TOML file.")],
+    /,
+    *,
+    data: Annotated[Path, Parameter(help="Folder that the recipe's data paths are relative to.")] = Path(),
+    output: Annotated[
+        Path | None, Parameter(name=("--output", "-o"), help="The run's folder; default: runs/ and the recipe's name.")
+    ] = None,
+    resume: Annotated[bool, Parameter(negative=(), help="Go on with the run in that folder.")] = False,
+    verify: Annotated[
+        bool, Parameter(negative=(), help="Only compare a step's gradient with the naive one in float64.")
+    ] = False,
+    precision: Annotated[Literal["auto", "fp32", "bf16"], Parameter(help="Of the frozen weights.")] = "auto",
+    device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    memory: Annotated[str, Parameter(help="For activations: auto (half of what is free), or such as 8GB.")] = "auto",
+    checkpoint_every: Annotated[int, Parameter(help="Steps between checkpoints.")] = 50,
+    progress: Annotated[bool | None, Parameter(help="A progress bar on stderr; default: on a terminal.")] = None,
+    as_json: JsonFlag = False,
+) -> int:
+    """Train a model by a recipe; kill it at any moment and go on with --resume.
+
+    For several GPUs: torchrun --nproc-per-node 8 -m udever train RECIPE …
+    """
+    with _needing_the_extra():
+        from udever.training import recipe as recipes
+        from udever.training.session import open_session
+    if checkpoint_every < 1:
+        raise OptionError(f"--checkpoint-every is {checkpoint_every}", hint="pass 1 or more")
+    parsed = recipes.load(recipe)
+    options: dict[str, Any] = {"precision": precision, "device": device, "memory_bytes": _bytes(memory)}
+    with open_session(parsed, data=data, **options) as session:
+        if verify:
+            return _verify(session, as_json=as_json)
+        folder = output or Path("runs") / parsed.name
+        shown = session.world.is_main and (sys.stderr.isatty() if progress is None else progress)
+        summary = _train(session, folder, recipe.parent, resume=resume, every=checkpoint_every, data=data, shown=shown)
+        if session.world.is_main:
+            _report(summary, as_json=as_json)
+    return 0
+
+
+def _train(
+    session: "Session", folder: Path, beside: Path, *, resume: bool, every: int, data: Path, shown: bool
+) -> dict[str, Any]:
+    from udever.training import plot, run
+
+    if session.world.is_main:
+        run.begin(folder, session.identity, resume=resume)
+    session.world.wait()
+    began = time.monotonic()
+    with _progress(session.batches.steps, shown=shown) as on_step:
+        callbacks = run.Callbacks(
+            on_step=on_step,
+            evaluate=_evaluation(session, folder, beside, data=data),
+            keep_best=lambda: session.write(folder / "best"),
+        )
+        run.train(session.trainer, folder, world=session.world, every=every, callbacks=callbacks)
+    result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
+    if session.world.is_main:
+        session.write(result)
+        plot.draw(folder / "loss.svg", run.read_log(folder))
+    log = run.read_log(folder)
+    return {
+        "model": str(result),
+        "steps": session.batches.steps,
+        "last": {name: value for name, value in log[-1].items() if name != "step"} if log else {},
+        "moved": sum(parameter.numel() for parameter in session.trainer.parameters.values()),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -> "Callable[[], float] | None":
+    """Measures the model as it is now on the recipe's suite: the mean over its tasks, each the mean over its parts."""
+    part = session.recipe.evaluate
+    if part is None:
+        return None
+    from udever import Embedder
+    from udever.evaluation import runner
+    from udever.evaluation.encoder import Encoder
+    from udever.evaluation.protocols.suite import read_suite
+
+    tasks = read_suite(beside / part.suite, data=data)
+
+    def evaluate() -> float:
+        model = Embedder.load(str(session.write(folder / "now")), precision="fp32")
+        outcomes = runner.run(tasks, Encoder(embedder=model), output=None)
+        return mean(mean(score.value for score in outcome.result.of("model")) for outcome in outcomes)
+
+    return evaluate
+
+
+def _verify(session: "Session", *, as_json: bool) -> int:
+    from udever.training.session import case
+    from udever.training.verify import certify
+
+    certificates = certify(case(session, examples=8, max_tokens=64))
+    if as_json:
+        rows = [{**vars(certificate), "holds": certificate.holds} for certificate in certificates]
+        print(json.dumps(rows))
+    else:
+        for certificate in certificates:
+            print(_line(certificate))
+    return 0 if all(certificate.holds for certificate in certificates) else 1
+
+
+def _line(certificate: "Certificate") -> str:
+    how = f"{certificate.precision}, {certificate.processes} process{'es' * (certificate.processes > 1)}"
+    kept = "embedded twice (GradCache)" if certificate.cached else "activations kept"
+    return (
+        f"{'holds' if certificate.holds else 'FAILS'}  {how}, {kept}: relative error of the gradient "
+        f"{certificate.relative_error:.1e}, allowed {certificate.allowed:.1e} "
+        f"(worst: {certificate.worst_tensor} {certificate.worst_error:.1e})"
+    )
+
+
+def _report(summary: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print(f"{summary['model']}: {summary['steps']:,} steps, {summary['moved']:,} numbers moved, {summary['seconds']} s")
+
+
+@contextmanager
+def _progress(steps: int, *, shown: bool) -> "Iterator[Callable[[StepReport], None]]":
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[watched]}  lr {task.fields[rate]}"),
+        TextColumn("{task.fields[speed]} tokens/s, padding 0, {task.fields[memory]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=steps, loss="–", watched="", rate="–", speed="–", memory="")
+
+        def on_step(report: "StepReport") -> None:
+            bar.update(
+                task,
+                completed=report.step,
+                loss=f"{report.loss:.3f}",
+                watched="  ".join(f"{name} {value:.3f}" for name, value in report.watched.items()),
+                rate=f"{report.learning_rate:.1e}",
+                speed=f"{report.tokens / report.seconds:,.0f}",
+                memory=f"{_peak_bytes() / 1e9:.1f} GB",
+            )
+
+        yield on_step
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _bytes(memory: str) -> int | None:
+    """`8GB` as a number."""
+    if memory == "auto":
+        return None
+    number, unit = memory[:-2], memory[-2:].upper()
+    try:
+        return round(float(number) * UNITS[unit])
+    except (ValueError, KeyError):
+        raise OptionError(f"--memory is {memory!r}", hint="pass auto, or a size such as 8GB or 500MB") from None
+
+
+@contextmanager
+def _needing_the_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = f"training needs the package {error.name}, which is not installed"
+        raise UdeverError(missing, hint="pip install 'udever[train]'") from error

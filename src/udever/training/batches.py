@@ -1,0 +1,104 @@
+"""From a step's examples to what the step computes: token ids of all its texts, and which belongs to which.
+
+    Batches(mixture, recipe, tokenizer).of(step) -> StepBatch
+
+Invariant: a pure function of recipe, data and step, the same in every process; so a run's whole data state is its step.
+Does not know: models, losses or files.
+"""
+
+from dataclasses import dataclass
+
+from udever.tokenizer import Role
+from udever.training.contrastive import Pairing
+from udever.training.data.examples import Example, ExampleStore
+from udever.training.data.sampler import Mixture, Sampler, negatives_for
+from udever.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBatch:
+    """One step's work."""
+
+    sequences: list[list[int]]
+    """Token ids with markers: B queries, then their B positives, then hard negatives."""
+    texts: list[tuple[int, int]]
+    """(store, text id) of each sequence."""
+    queries: int
+    """B."""
+    pairing: Pairing
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(map(len, self.sequences))
+
+
+class Batches:
+    """All steps of a run."""
+
+    def __init__(self, mixture: Mixture, recipe: Recipe, *, markers: dict[Role, tuple[int, int]]) -> None:
+        """Args:
+        markers: role → ids of its opening and closing marker.
+        """
+        self._mixture, self._recipe, self._markers = mixture, recipe, markers
+        batch = recipe.batch
+        self._sampler = Sampler(mixture, batch_size=batch.size, seed=recipe.seed, mixing=batch.mixing)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of the mixture."""
+        return self._sampler.steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return max(1, round(self.steps_per_epoch * self._recipe.batch.epochs))
+
+    def of(self, step: int) -> StepBatch:
+        """The batch of a step, counted from 0."""
+        epoch = self._sampler.epoch_of(step)
+        drawn = [(self._mixture.stores[s], s, index) for s, index in self._sampler.batch(step)]
+        picked = [(store, s, index, store.example(index)) for store, s, index in drawn]
+        queries = [(s, example.query) for _, s, _, example in picked]
+        positives = [(s, example.positives[epoch % len(example.positives)]) for _, s, _, example in picked]
+        negatives = [
+            (s, text_id, example.symmetric)
+            for _, s, _, example in picked
+            for text_id in negatives_for(example, count=self._recipe.contrast.negatives, epoch=epoch)
+        ]
+        roles = [document_role(example) for _, _, _, example in picked]
+        sequences = [self._sequence(s, text_id, "query") for s, text_id in queries]
+        sequences += [self._sequence(s, text_id, role) for (s, text_id), role in zip(positives, roles, strict=True)]
+        sequences += [
+            self._sequence(s, text_id, "query" if symmetric else "document") for s, text_id, symmetric in negatives
+        ]
+        documents = [*positives, *((s, text_id) for s, text_id, _ in negatives)]
+        return StepBatch(
+            sequences=sequences,
+            texts=[*queries, *documents],
+            queries=len(queries),
+            pairing=Pairing.of(
+                list(range(len(queries))),
+                [self._mixture.stores[s].key(text_id) for s, text_id in documents],
+                [_known(store, index, example) for store, _, index, example in picked],
+            ),
+        )
+
+    def text(self, store: int, text_id: int) -> str:
+        """A text by its place in `StepBatch.texts`."""
+        return self._mixture.stores[store].text(text_id)
+
+    def _sequence(self, store: int, text_id: int, role: Role) -> list[int]:
+        opening, closing = self._markers[role]
+        body = self._mixture.stores[store].token_ids(text_id)[: self._recipe.max_tokens - 2]
+        return [opening, *body, closing]
+
+
+def document_role(example: Example) -> Role:
+    """Both sides of a symmetric example are queries."""
+    return "query" if example.symmetric else "document"
+
+
+def _known(store: ExampleStore, index: int, example: Example) -> list[int]:
+    """What answers the query, in any example; and the query itself, which symmetric tasks have among the documents."""
+    return [*store.known_positives(index), store.key(example.query)]

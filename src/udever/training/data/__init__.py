@@ -1,0 +1,1 @@
+"""Training data: published files become a store of examples; which examples a step takes."""

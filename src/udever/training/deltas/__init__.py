@@ -1,0 +1,1 @@
+"""Deltas as files: compared, merged, extracted, averaged."""

@@ -1,0 +1,87 @@
+"""Learning a teacher's vectors: each text's embedding shall lie where the teacher puts it, and rank others as it does.
+
+    loss = mean(1 - cosine(student, teacher)) + KL(teacher's || student's softmax of similarities to a bank)
+
+Invariant: targets are unit vectors of the student's width; a text without one teaches nothing.
+Knows no model. The loss is what did best among those of docs/notebook.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from udever.errors import ExamplesError
+
+PREFIX_WEIGHT = 0.25
+"""Of a Matryoshka prefix beside the full width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """A teacher's vectors for the texts of one run's stores."""
+
+    vectors: NDArray[np.float16]
+    """[R, H], memory-mapped."""
+    rows: tuple[NDArray[np.int64], ...]
+    """For each store and text id, the row of its vector; -1: it has none."""
+
+    @classmethod
+    def open(cls, folder: Path, *, texts: Sequence[int], width: int) -> "Targets":
+        """Map `vectors.npy` (float16 [R, width]) and `rows-0.npy`, `rows-1.npy`, … (int64, a number for each text).
+
+        Args:
+            texts: how many texts each store holds.
+
+        Raises:
+            ExamplesError: a file is missing or has another shape.
+        """
+        try:
+            vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+            rows = tuple(np.load(folder / f"rows-{index}.npy", mmap_mode="r") for index in range(len(texts)))
+        except (OSError, ValueError) as error:
+            raise ExamplesError(f"teacher vectors in {folder}: {error}", hint="see docs/training.md") from None
+        if vectors.ndim != 2 or vectors.shape[1] != width:
+            raise ExamplesError(f"{folder}/vectors.npy is {vectors.shape}, the model is {width} wide")
+        for index, (found, expected) in enumerate(zip(rows, texts, strict=True)):
+            if found.shape != (expected,) or (len(found) and int(found.max()) >= len(vectors)):
+                raise ExamplesError(f"{folder}/rows-{index}.npy does not fit: the store has {expected:,} texts")
+        return cls(vectors=vectors, rows=rows)
+
+    def of(self, texts: Sequence[tuple[int, int]]) -> Tensor:
+        """Unit targets [n, H] of (store, text id); zero where there is none."""
+        rows = np.array([self.rows[store][text_id] for store, text_id in texts])
+        found = torch.from_numpy(self.vectors[np.maximum(rows, 0)].astype(np.float32))
+        found[torch.from_numpy(rows < 0)] = 0
+        return F.normalize(found, dim=1)
+
+    def bank(self, size: int, *, seed: tuple[int, int]) -> Tensor:
+        """Unit vectors [size, H], drawn anew by `seed`."""
+        rows = np.random.default_rng(seed).integers(0, len(self.vectors), size)
+        return F.normalize(torch.from_numpy(self.vectors[rows].astype(np.float32)), dim=1)
+
+
+def distill_loss(
+    embeddings: Tensor, targets: Tensor, bank: Tensor, *, temperature: float, prefixes: Sequence[int]
+) -> tuple[Tensor, dict[str, float]]:
+    """(loss, {"cosine"}); rows whose target is zero are left out.
+
+    The bank is joined by the batch's own targets, so that the KL is also a soft contrastive loss.
+    """
+    known = targets.abs().sum(1) > 0
+    embeddings, targets = embeddings[known], targets[known].to(embeddings)
+    keys = torch.cat([targets, bank.to(embeddings)])
+    aim = (targets @ keys.T / temperature).log_softmax(1)
+    total, cosine = embeddings.new_zeros(()), embeddings.new_zeros(())
+    for width in (*prefixes, embeddings.shape[1]):
+        part, cut = F.normalize(embeddings[:, :width], dim=1), F.normalize(keys[:, :width], dim=1)
+        cosine = (part * cut[: len(part)]).sum(1).mean()
+        student = (part @ cut.T / temperature).log_softmax(1)
+        kl = F.kl_div(student, aim, log_target=True, reduction="batchmean")
+        total = total + (kl + 1 - cosine) * (1.0 if width == embeddings.shape[1] else PREFIX_WEIGHT)
+    return total, {"cosine": cosine.item()}

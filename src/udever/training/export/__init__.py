@@ -1,0 +1,1 @@
+"""Models for other programs, markers included, checked against ours."""

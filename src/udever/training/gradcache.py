@@ -1,0 +1,105 @@
+"""One training step's gradient, in as little memory as is allowed, exact in any.
+
+    embeddings = model(chunk) for each chunk;  loss(embeddings) -> d embeddings;  backward through each chunk
+
+Invariant: the gradient is that of the loss over the whole batch, however it is chunked and over how many processes.
+If the activations of all chunks fit, they are kept; else each chunk is embedded twice (GradCache, arXiv 2101.06983:
+first without gradient, then with it, when the loss has told d embeddings). Chunks that do not fit alone keep only the
+blocks' inputs.
+Does not know: what the sequences are, or the loss.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from udever.engine.packing import pack
+from udever.model.batch import PackedBatch
+from udever.model.bloom import Bloom
+from udever.model.config import BloomConfig
+from udever.training.distributed import World
+
+Outcome = TypeVar("Outcome")
+KEPT_PER_LAYER = 9
+"""Numbers a token and layer keeps for the gradient, in widths: two norm inputs, q, k, v, and GELU's input (four)."""
+
+
+ITEM_BYTES = 4
+"""Of an activation in float32; in bf16 a part of them takes less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """How a step keeps to its memory."""
+
+    chunk_tokens: int
+    cached: bool
+    """Embed each chunk twice and keep the activations of one."""
+    recompute: bool
+    """Keep only the blocks' inputs, within a chunk too."""
+
+
+def plan_memory(config: BloomConfig, *, tokens: int, budget_bytes: int, chunk_tokens: int) -> MemoryPlan:
+    """The fastest plan whose activations fit.
+
+    Args:
+        tokens: of the largest step on this process.
+        chunk_tokens: what the device likes best at once.
+    """
+    whole = KEPT_PER_LAYER * config.layers * config.width * ITEM_BYTES
+    inputs = (config.layers + KEPT_PER_LAYER) * config.width * ITEM_BYTES
+    if tokens * whole <= budget_bytes:
+        return MemoryPlan(chunk_tokens=chunk_tokens, cached=False, recompute=False)
+    if chunk_tokens * whole <= budget_bytes:
+        return MemoryPlan(chunk_tokens=chunk_tokens, cached=True, recompute=False)
+    return MemoryPlan(chunk_tokens=max(1, min(chunk_tokens, budget_bytes // inputs)), cached=True, recompute=True)
+
+
+def accumulate(
+    model: Bloom,
+    sequences: Sequence[Sequence[int]],
+    loss_of: Callable[[Tensor], tuple[Tensor, Outcome]],
+    *,
+    plan: MemoryPlan,
+    world: World,
+    device: torch.device,
+) -> tuple[Tensor, Outcome]:
+    """Add the gradient of `loss_of(embeddings)` to this process's share in the parameters' `.grad`.
+
+    The sum over all processes (`World.sum_gradients`) is the gradient.
+
+    Args:
+        sequences: token ids of the whole batch, the same on every process.
+        loss_of: raw embeddings [n, H] of all sequences in order → (scalar loss, whatever else it tells).
+
+    Returns:
+        what `loss_of` gave, detached.
+    """
+    shares = world.shares([len(sequence) for sequence in sequences])
+    own = [sequences[index] for index in shares[world.rank]]
+    chunks = list(_chunks(own, plan, device))
+    with torch.set_grad_enabled(not plan.cached):
+        outputs = [model(batch) for _, batch in chunks]
+    embedded = torch.empty(len(own), model.config.width, dtype=model.final_norm.weight.dtype, device=device)
+    for (rows, _), output in zip(chunks, outputs, strict=True):
+        embedded[rows] = output.detach()
+    whole = world.assemble(embedded, shares).requires_grad_()
+    loss, outcome = loss_of(whole)
+    (d_whole,) = torch.autograd.grad(loss, whole)
+    d_own = d_whole[shares[world.rank]]
+    if plan.cached:
+        for rows, batch in chunks:
+            model(batch, recompute=plan.recompute).backward(d_own[rows])
+    else:
+        torch.autograd.backward(outputs, [d_own[rows] for rows, _ in chunks])
+    return loss.detach(), outcome
+
+
+def _chunks(
+    sequences: Sequence[Sequence[int]], plan: MemoryPlan, device: torch.device
+) -> Iterator[tuple[list[int], PackedBatch]]:
+    for rows, batch in pack(sequences, batch_tokens=plan.chunk_tokens, device=device):
+        yield list(rows), batch

@@ -1,0 +1,1 @@
+"""Hard negatives from any model's nearest neighbours."""

@@ -1,0 +1,78 @@
+"""The step as one would write it down: a text at a time, in float64, all activations kept. Slow; it shares no code with
+the fast one, so that the two can certify each other.
+
+Knows no packing, no kernels, no processes. Names are the checkpoint's.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from udever.model.attention import alibi_slopes
+from udever.model.config import BloomConfig
+
+Weights = Mapping[str, Tensor]
+
+
+def embed(config: BloomConfig, weights: Weights, token_ids: Sequence[int]) -> Tensor:
+    """The last token's hidden state after the final norm, [H], in the weights' dtype."""
+    hidden = _norm(config, weights, "word_embeddings_layernorm", weights["word_embeddings.weight"][list(token_ids)])
+    for index in range(config.layers):
+        hidden = _block(config, weights, f"h.{index}", hidden)
+    return _norm(config, weights, "ln_f", hidden)[-1]
+
+
+def info_nce(
+    queries: Sequence[Tensor],
+    documents: Sequence[Tensor],
+    *,
+    positive: Sequence[int],
+    excluded: Sequence[tuple[int, int]],
+    temperature: float,
+) -> Tensor:
+    """The mean over queries of -log(exp(s+ / t) / sum of exp(s / t)), s being cosines."""
+    total = queries[0].new_zeros(())
+    for row, query in enumerate(queries):
+        scores = {
+            column: (query @ document) / (query.norm() * document.norm()) / temperature
+            for column, document in enumerate(documents)
+            if (row, column) not in excluded
+        }
+        total = total - scores[positive[row]] + torch.logsumexp(torch.stack(list(scores.values())), 0)
+    return total / len(queries)
+
+
+def _block(config: BloomConfig, weights: Weights, name: str, hidden: Tensor) -> Tensor:
+    normed = _norm(config, weights, f"{name}.input_layernorm", hidden)
+    residual = normed if config.post_layernorm_residual else hidden
+    hidden = residual + _attention(config, weights, f"{name}.self_attention", normed)
+    normed = _norm(config, weights, f"{name}.post_attention_layernorm", hidden)
+    residual = normed if config.post_layernorm_residual else hidden
+    x = _linear(weights, f"{name}.mlp.dense_h_to_4h", normed)
+    x = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return residual + _linear(weights, f"{name}.mlp.dense_4h_to_h", x)
+
+
+def _attention(config: BloomConfig, weights: Weights, name: str, x_LH: Tensor) -> Tensor:
+    length, width = x_LH.shape
+    fused = _linear(weights, f"{name}.query_key_value", x_LH).view(length, config.heads, 3, width // config.heads)
+    at = torch.arange(length)
+    contexts = []
+    for head, slope in enumerate(alibi_slopes(config.heads).tolist()):
+        q, k, v = fused[:, head].unbind(1)
+        scores = q @ k.T / math.sqrt(q.shape[1]) + slope * (at[None, :] - at[:, None])
+        scores = scores.masked_fill(at[None, :] > at[:, None], -math.inf)
+        contexts.append(scores.softmax(-1) @ v)
+    return _linear(weights, f"{name}.dense", torch.cat(contexts, 1))
+
+
+def _linear(weights: Weights, name: str, x: Tensor) -> Tensor:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _norm(config: BloomConfig, weights: Weights, name: str, x: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    spread = (centred.square().mean(-1, keepdim=True) + config.norm_epsilon).sqrt()
+    return centred / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"]

@@ -1,0 +1,63 @@
+"""What a run learns: a scalar of a batch's embeddings, and numbers to watch.
+
+    contrastive:  the positive among all documents of the batch (contrastive.py)
+    distill:      a teacher's vector of each text (distill.py), with or without the contrastive term
+
+Invariant: a function of all embeddings of the batch in their order and of the batch alone.
+Does not know: how the embeddings were computed.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from udever.errors import RecipeError
+from udever.training.batches import StepBatch
+from udever.training.contrastive import Contrast, contrastive_loss
+from udever.training.distill import Targets, distill_loss
+from udever.training.recipe import Recipe
+
+Watched = dict[str, float]
+
+
+class Objective(Protocol):
+    """Embeddings [n, H] of a batch → (loss, numbers to watch)."""
+
+    def __call__(self, embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:
+        """The loss of a step counted from 0."""
+
+
+def contrastive(recipe: Recipe) -> Objective:
+    """InfoNCE with the recipe's temperature and prefixes."""
+    part = recipe.contrast
+    contrast = Contrast(temperature=part.temperature, prefixes=part.prefixes, both_ways=part.both_ways)
+
+    def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:  # noqa: ARG001
+        queries, documents = embeddings[: batch.queries], embeddings[batch.queries :]
+        loss, accuracy = contrastive_loss(queries, documents, pairing=batch.pairing, contrast=contrast)
+        return loss, {"accuracy": accuracy.item()}
+
+    return objective
+
+
+def distill(recipe: Recipe, targets: Targets) -> Objective:
+    """The teacher's vectors; with `contrast_weight`, the contrastive loss beside them."""
+    part = recipe.distill
+    if part is None:  # Recipe refuses that
+        raise RecipeError("objective distill needs a [distill] table")
+    contrast = contrastive(recipe)
+
+    def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:
+        loss, watched = distill_loss(
+            embeddings,
+            targets.of(batch.texts),
+            targets.bank(part.bank, seed=(recipe.seed, step)),
+            temperature=part.temperature,
+            prefixes=recipe.contrast.prefixes,
+        )
+        if part.contrast_weight:
+            contrast_loss, more = contrast(embeddings, batch, step=step)
+            loss, watched = loss + part.contrast_weight * contrast_loss, watched | more
+        return loss, watched
+
+    return objective

@@ -1,0 +1,174 @@
+"""A training run as a folder: what it is made of, its checkpoints, its log, its result.
+
+    RUN/run.json  checkpoints/  log.jsonl  best/  delta/ (or model/)  loss.svg
+
+Invariant: a run that is killed at any moment and resumed ends with the bytes of one that was not; a run never goes on
+with another recipe, other data, another base or another number of processes than it began with.
+Does not know: the command line or how progress is shown.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from udever.errors import DivergedError, RunChangedError, TrainingError
+from udever.training import checkpoint
+from udever.training.distributed import World
+from udever.training.recipe import Recipe, differences
+from udever.training.step import StepReport, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What decides a run's result."""
+
+    recipe: Recipe
+    data: tuple[str, ...]
+    """Digests of the stores."""
+    base: str
+    """Digest of the base's weights."""
+    processes: int
+
+    def write(self, folder: Path) -> None:
+        """As `run.json`, atomically."""
+        content = msgspec.json.format(msgspec.json.encode(asdict(self) | {"recipe": self.recipe}), indent=1)
+        unfinished = folder / f".run.json.{os.getpid()}"
+        unfinished.write_bytes(content + b"\n")
+        unfinished.replace(folder / "run.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Identity":
+        """What a folder's run began with."""
+        raw = json.loads((folder / "run.json").read_text("utf-8"))
+        recipe = msgspec.convert(raw.pop("recipe"), Recipe)
+        return cls(recipe=recipe, data=tuple(raw.pop("data")), **raw)
+
+    def require_same(self, begun: "Identity") -> None:
+        """Raises RunChangedError, showing each difference to what the run began with."""
+        changed = differences(begun.recipe, self.recipe)
+        for name in ("data", "base", "processes"):
+            if (before := getattr(begun, name)) != (now := getattr(self, name)):
+                changed.append(f"{name}: {before} → {now}")
+        if changed:
+            raise RunChangedError(
+                f"this run began differently: {'; '.join(changed)}",
+                hint="undo the change to go on, or train into another folder",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Callbacks:
+    """What the command line wants to hear."""
+
+    on_step: Callable[[StepReport], None] = lambda _: None
+    evaluate: Callable[[], float] | None = None
+    """The score of the model as it is now; higher is better."""
+    keep_best: Callable[[], object] = lambda: None
+    """Write the model as it is now into `best/`."""
+
+
+def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
+    """Make the folder, or see that it may go on.
+
+    Raises:
+        TrainingError: there is a run already and `resume` was not asked for, or nothing to resume.
+        RunChangedError: something that decides the result changed.
+    """
+    exists = (folder / "run.json").is_file()
+    if exists and not resume:
+        raise TrainingError(f"{folder} holds a run", hint="go on with --resume, or choose another folder")
+    if resume and not exists:
+        raise TrainingError(f"{folder} holds no run to resume", hint="leave --resume out to begin one")
+    if exists:
+        identity.require_same(Identity.read(folder))
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        identity.write(folder)
+
+
+def train(trainer: Trainer, folder: Path, *, world: World, every: int, callbacks: Callbacks) -> None:
+    """All steps that are left, from the newest checkpoint on.
+
+    Args:
+        every: steps between checkpoints; the last step always makes one.
+
+    Raises:
+        DivergedError: the batch is written to `diverged.json`; the newest checkpoint is from before it.
+    """
+    done = _restore(trainer, folder)
+    steps, evaluation = trainer.batches.steps, trainer.recipe.evaluate
+    with _log(folder, done=done, world=world) as write:
+        best = max((entry["score"] for entry in read_log(folder) if "score" in entry), default=float("-inf"))
+        for number in range(done, steps):
+            try:
+                report = trainer.step(number)
+            except DivergedError:
+                _save_batch(trainer, folder / "diverged.json", number, world)
+                raise
+            write(_entry(report))
+            callbacks.on_step(report)
+            if world.is_main and (report.step % every == 0 or report.step == steps):
+                facts = checkpoint.Facts(step=report.step, processes=world.size)
+                checkpoint.save(folder / "checkpoints", trainer.parameters, trainer.optimizer, facts=facts)
+            due = evaluation and (report.step % evaluation.every_steps == 0 or report.step == steps)
+            if due and world.is_main and callbacks.evaluate:
+                score = callbacks.evaluate()
+                write({"step": report.step, "score": score})
+                if score > best:
+                    best = score
+                    callbacks.keep_best()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The entries of `log.jsonl`; a last line that was cut off does not count."""
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _restore(trainer: Trainer, folder: Path) -> int:
+    path = checkpoint.newest(folder / "checkpoints")
+    return checkpoint.load(path, trainer.parameters, trainer.optimizer).step if path else 0
+
+
+@contextmanager
+def _log(folder: Path, *, done: int, world: World) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Appends entries; those of steps that will be done again are taken out first."""
+    if not world.is_main:
+        yield lambda _: None
+        return
+    kept = [entry for entry in read_log(folder) if entry["step"] <= done]
+    path = folder / "log.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), "utf-8")
+    with path.open("a", encoding="utf-8") as file:
+
+        def write(entry: dict[str, Any]) -> None:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _entry(report: StepReport) -> dict[str, Any]:
+    return {
+        "step": report.step,
+        "loss": report.loss,
+        **report.watched,
+        "learning_rate": report.learning_rate,
+        "gradient_norm": report.gradient_norm,
+        "tokens": report.tokens,
+        "seconds": round(report.seconds, 4),
+    }
+
+
+def _save_batch(trainer: Trainer, path: Path, number: int, world: World) -> None:
+    if world.is_main:
+        texts = [trainer.batches.text(store, text_id) for store, text_id in trainer.batches.of(number).texts]
+        path.write_text(json.dumps({"step": number + 1, "texts": texts}, ensure_ascii=False, indent=1), "utf-8")

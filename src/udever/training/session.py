@@ -1,0 +1,173 @@
+"""A recipe, data and a base made into something that can be trained, verified and written.
+
+    with open_session(recipe, data=..., ...) as session:  train(session.trainer, ...);  session.write(folder)
+
+Invariant: everything that decides the result is checked here, before the first step.
+Does not know: the command line.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from udever.engine.loading import resolve_device
+from udever.errors import ExamplesError, OptionError
+from udever.model.precision import resolve_precision
+from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
+from udever.training.batches import Batches, StepBatch
+from udever.training.contrastive import Pairing
+from udever.training.data.examples import ExampleStore
+from udever.training.data.sampler import Mixture
+from udever.training.distill import Targets
+from udever.training.distributed import World, world
+from udever.training.objective import Objective, contrastive, distill
+from udever.training.recipe import Recipe
+from udever.training.run import Identity
+from udever.training.step import Trainer
+from udever.training.verify import Case
+
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, for activations, where the user names no budget."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A run that is ready to go."""
+
+    recipe: Recipe
+    base: TrainBase
+    batches: Batches
+    trainer: Trainer
+    world: World
+    identity: Identity
+
+    def write(self, folder: Path, *, scores: Mapping[str, Any] | None = None) -> Path:
+        """The model as it is now: a delta folder, or a whole checkpoint if more than biases moved."""
+        writer = write_delta if self.recipe.tune == "bitfit" else write_checkpoint
+        writer(
+            folder,
+            self.trainer.model,
+            self.base,
+            name=self.recipe.name,
+            matryoshka=self.recipe.contrast.prefixes or (self.base.config.width,),
+            recipe_digest=self.recipe.digest,
+            scores=scores or {},
+        )
+        return folder
+
+
+@contextmanager
+def open_session(
+    recipe: Recipe,
+    *,
+    data: Path,
+    precision: str = "auto",
+    device: str = "auto",
+    memory_bytes: int | None = None,
+    chunk_tokens: int | None = None,
+) -> Iterator[Session]:
+    """Load and check everything.
+
+    Args:
+        data: folder that the recipe's paths are relative to.
+        memory_bytes: for activations; None: half of what is free.
+
+    Raises:
+        TrainingError, ModelError: what cannot be trained, each with its reason.
+    """
+    with world() as here:
+        chosen = _device(device, here)
+        base = load_base(recipe.base, precision=_precision(precision, chosen), device=chosen, markers=recipe.markers)
+        stores = [_store(data / part.path, base, recipe) for part in recipe.data]
+        mixture = Mixture(stores, [part.weight for part in recipe.data])
+        batches = Batches(mixture, recipe, markers=base.tokenizer.markers)
+        trainer = Trainer(
+            base.model,
+            batches=batches,
+            objective=_objective(recipe, data, stores, base),
+            recipe=recipe,
+            world=here,
+            device=chosen,
+            memory_bytes=memory_bytes or round(MEMORY_SHARE * _free_bytes(chosen)),
+            chunk_tokens=chunk_tokens,
+        )
+        identity = Identity(
+            recipe=recipe, data=tuple(s.digest for s in stores), base=base.weights_digest, processes=here.size
+        )
+        yield Session(recipe=recipe, base=base, batches=batches, trainer=trainer, world=here, identity=identity)
+
+
+def case(session: Session, *, examples: int, max_tokens: int) -> Case:
+    """The first step's batch cut to a size that the naive step can do, on the base's weights."""
+    batch = session.batches.of(0)
+    return Case(
+        config=session.base.config,
+        tensors=session.base.tensors(),
+        marker_ids=tuple(marker for pair in session.base.tokenizer.markers.values() for marker in pair),
+        batch=_smaller(batch, examples=min(examples, batch.queries), max_tokens=max_tokens),
+        temperature=session.recipe.contrast.temperature,
+    )
+
+
+def _smaller(batch: StepBatch, *, examples: int, max_tokens: int) -> StepBatch:
+    """The first queries with their positives and the first hard negatives, bodies cut."""
+    rows = [*range(examples), *(batch.queries + i for i in range(examples))]
+    rows += range(2 * batch.queries, min(len(batch.sequences), 2 * batch.queries + examples))
+    kept = {row - batch.queries: place for place, row in enumerate(rows[examples:])}
+    excluded = [
+        (int(query), kept[int(document)])
+        for query, document in batch.pairing.excluded
+        if query < examples and int(document) in kept
+    ]
+    cut = [batch.sequences[row] for row in rows]
+    return StepBatch(
+        sequences=[[*s[: max_tokens - 1], s[-1]] if len(s) > max_tokens else s for s in cut],
+        texts=[batch.texts[row] for row in rows],
+        queries=examples,
+        pairing=Pairing.from_rows(list(range(examples)), excluded),
+    )
+
+
+def _store(folder: Path, base: TrainBase, recipe: Recipe) -> ExampleStore:
+    store = ExampleStore.open(folder)
+    if store.tokenizer_digest != base.tokenizer.digest:
+        raise ExamplesError(
+            f"{folder} was made with another tokenizer than {recipe.base} has",
+            hint=f"import it again with udever data import … --model {recipe.base}",
+        )
+    if store.max_tokens < recipe.max_tokens:
+        raise ExamplesError(
+            f"{folder} keeps {store.max_tokens} tokens a text, the recipe wants {recipe.max_tokens}",
+            hint=f"import it again with --max-tokens {recipe.max_tokens}",
+        )
+    return store
+
+
+def _objective(recipe: Recipe, data: Path, stores: list[ExampleStore], base: TrainBase) -> Objective:
+    if recipe.objective == "contrastive" or recipe.distill is None:
+        return contrastive(recipe)
+    folder = data / recipe.distill.targets
+    texts = [store.text_count for store in stores]
+    return distill(recipe, Targets.open(folder, texts=texts, width=base.config.width))
+
+
+def _device(device: str, here: World) -> torch.device:
+    chosen = resolve_device(device)
+    return torch.device("cuda", here.local_rank) if chosen.type == "cuda" and chosen.index is None else chosen
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision == "int8":
+        raise OptionError("precision int8 cannot be trained in", hint="choose auto, fp32 or bf16")
+    return resolve_precision(precision, device=device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

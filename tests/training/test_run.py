@@ -1,0 +1,280 @@
+"""A run from its recipe to its delta: killed and resumed, changed, diverged, in two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from udever import Embedder
+from udever.errors import DivergedError, RecipeError, RunChangedError, TrainingError
+from udever.tokenizer import UdeverTokenizer
+from udever.training import recipe as recipes
+from udever.training import run
+from udever.training.data.store_writer import TextExample, new_store
+from udever.training.recipe import Recipe
+from udever.training.session import Session, case, open_session
+from udever.training.step import schedule
+from udever.training.verify import certify
+
+WORDS = [
+    "fox",
+    "dog",
+    "mountain",
+    "height",
+    "metres",
+    "lazy",
+    "quick",
+    "brown",
+    "jumps",
+    "return",
+    "null",
+    "self",
+    "args",
+    "over",
+    "while",
+    "library",
+    "public",
+]
+STEPS = 12
+RECIPE = """
+name = "tiny"
+base = {base}
+max_tokens = 24
+[batch]
+size = 8
+epochs = 2.0
+[contrast]
+negatives = 1
+[optimizer]
+learning_rate = {rate}
+schedule = "cosine"
+[[data]]
+path = "pairs"
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tiny_tokenizer_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 examples: a description, the words it is about, and two hard negatives."""
+    folder = tmp_path_factory.mktemp("data")
+    tokenizer = UdeverTokenizer.from_folder(tiny_tokenizer_path.parent)
+
+    def words(seed: int) -> str:
+        return " ".join(WORDS[(seed * step + step) % len(WORDS)] for step in range(2, 3 + seed % 9))
+
+    with new_store(folder / "pairs", tokenizer=tokenizer, max_tokens=24, overwrite=True) as writer:
+        writer.add(
+            [
+                TextExample(
+                    f"the {words(i)}?", (f"{words(i)} {i}",), (f"no {words(i + 1)}", f"or {i}"), None, "t", False
+                )
+                for i in range(48)
+            ]
+        )
+    return folder
+
+
+@pytest.fixture
+def recipe_file(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return write_recipe(tmp_path, tiny_checkpoint)
+
+
+def write_recipe(folder: Path, base: Path, *, rate: float = 1e-2) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE.format(base=json.dumps(str(base)), rate=rate))
+    return path
+
+
+@pytest.fixture
+def session(recipe_file: Path, data: Path) -> Iterator[Session]:
+    with open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cpu") as opened:
+        yield opened
+
+
+def command(recipe_file: Path, data: Path, folder: Path, *flags: str) -> list[str]:
+    arguments = ["train", str(recipe_file), "--data", str(data), "--output", str(folder), "--checkpoint-every", "1"]
+    return [sys.executable, "-m", "udever", *arguments, "--precision", "fp32", "--device", "cpu", *flags]
+
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, capture_output=True, text=True, timeout=300, env=ENVIRONMENT | environment, check=False
+    )
+
+
+def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    done = finish(command(recipe_file, data, tmp_path / "run", "--json"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    log = run.read_log(tmp_path / "run")
+    assert [entry["step"] for entry in log] == list(range(1, STEPS + 1))
+    assert log[-1]["loss"] < 0.7 * log[0]["loss"]
+    tuned = Embedder.load(summary["model"], precision="fp32")
+    base = Embedder.load(str(recipes.load(recipe_file).base), precision="fp32")
+    assert tuned.name == "tiny"
+    assert (tuned.max_tokens, tuned.matryoshka) == (base.max_tokens, (tuned.dimensions,))
+    assert not (tuned.embed(["the fox"]) == base.embed(["the fox"])).all()
+    assert (tmp_path / "run" / "loss.svg").read_text().startswith("<?xml")
+
+
+def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(command(recipe_file, data, whole)).returncode == 0
+    process = subprocess.Popen(command(recipe_file, data, killed), env=ENVIRONMENT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(run.read_log(killed)) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = finish(command(recipe_file, data, killed, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("delta.safetensors", "udever.json"):
+        assert (whole / "delta" / name).read_bytes() == (killed / "delta" / name).read_bytes()
+    without_time = [
+        [{k: v for k, v in entry.items() if k != "seconds"} for entry in run.read_log(folder)]
+        for folder in (whole, killed)
+    ]
+    assert without_time[0] == without_time[1]
+
+
+def test_two_processes_train_what_one_does(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert finish(command(recipe_file, data, one)).returncode == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "udever"]
+    done = finish([*torchrun, *command(recipe_file, data, two)[3:]])
+    assert done.returncode == 0, done.stderr
+    # Not the biases: a key's has no gradient but rounding, and AdamW makes a step of the learning rate of that.
+    alone, together = ([entry["loss"] for entry in run.read_log(folder)] for folder in (one, two))
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert Embedder.load(str(two / "delta")).name == "tiny"
+
+
+def test_a_changed_run_is_refused_with_the_difference(session: Session, tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    run.begin(folder, session.identity, resume=False)
+    with pytest.raises(TrainingError, match="--resume"):
+        run.begin(folder, session.identity, resume=False)
+    run.begin(folder, session.identity, resume=True)
+    changed = recipes.load(write_recipe(tmp_path, Path(session.recipe.base), rate=0.5))
+    other = run.Identity(recipe=changed, data=("elsewhere",), base=session.identity.base, processes=1)
+    with pytest.raises(RunChangedError, match=r"optimizer\.learning_rate: 0\.01 → 0\.5; data: .* → \('elsewhere',\)"):
+        run.begin(folder, other, resume=True)
+    with pytest.raises(TrainingError, match="no run to resume"):
+        run.begin(tmp_path / "nothing", session.identity, resume=True)
+
+
+def test_divergence_stops_before_anything_moves_and_keeps_the_batch(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = session.trainer
+    before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+    honest = trainer._objective
+
+    def diverging(embeddings: torch.Tensor, batch: object, *, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        loss, watched = honest(embeddings, batch, step=step)
+        return (loss * float("nan"), watched)
+
+    monkeypatch.setattr(trainer, "_objective", diverging)
+    with pytest.raises(DivergedError, match="step 1: the loss is nan"):
+        run.train(trainer, tmp_path, world=session.world, every=1, callbacks=run.Callbacks())
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
+    kept = json.loads((tmp_path / "diverged.json").read_text())
+    assert kept["step"] == 1
+    assert len(kept["texts"]) == 8 * 3
+
+
+def test_only_biases_and_markers_move(session: Session, tmp_path: Path) -> None:
+    names = set(session.trainer.parameters)
+    assert all(name.endswith(".bias") or name == "own_rows.rows" for name in names)
+    config = session.base.config
+    biases = sum(p.numel() for n, p in session.trainer.parameters.items() if n.endswith(".bias"))
+    assert biases == (11 * config.layers + 2) * config.width
+    frozen = {n: b.clone() for n, b in session.base.model.named_buffers()}
+    session.trainer.step(0)
+    assert all(torch.equal(buffer, frozen[n]) for n, buffer in session.base.model.named_buffers())
+
+
+def test_what_a_token_keeps_for_the_gradient(session: Session) -> None:
+    """At most ten widths a token and layer, however it is counted."""
+    model, batch = session.trainer.model, session.batches.of(0)
+    frozen = {buffer.data_ptr() for _, buffer in model.named_buffers()} | {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in frozen and tensor.is_floating_point():
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    from udever.model.batch import PackedBatch
+
+    packed = PackedBatch.from_lists(sorted(batch.sequences, key=len))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = model(packed)
+    config = session.base.config
+    per_token_and_layer = sum(kept.values()) / 4 / batch.tokens / config.layers / config.width
+    assert out.requires_grad
+    assert per_token_and_layer <= 10
+
+
+def test_the_certificate_holds_and_a_wrong_step_loses_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    certified = case(session, examples=6, max_tokens=24)
+    certificates = certify(certified, processes=(1, 2))
+    assert len(certificates) == 8
+    assert all(certificate.holds for certificate in certificates), certificates
+    assert max(certificate.relative_error for certificate in certificates) <= 1e-6
+    from udever.training import verify
+
+    honest = verify.Contrast
+    monkeypatch.setattr(verify, "Contrast", lambda *, temperature: honest(temperature=2 * temperature))
+    assert not any(certificate.holds for certificate in certify(certified, processes=(1,)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("name = 3", "name"),
+        ('tune = "some"', "tune"),
+        ("surprise = 1", "surprise"),
+        ("max_tokens = 2", "max_tokens"),
+        ('objective = "distill"', "distill"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_named(broken: str, named: str, tmp_path: Path) -> None:
+    key = broken.partition(" =")[0]
+    lines = [line for line in RECIPE.format(base='"x"', rate=1).splitlines() if not line.startswith(f"{key} =")]
+    path = tmp_path / "recipe.toml"
+    path.write_text("\n".join([broken, *lines]))
+    with pytest.raises(RecipeError, match=named):
+        recipes.load(path)
+
+
+def test_the_published_recipes_are_sound() -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    found: dict[str, Recipe] = {path.stem: recipes.load(path) for path in folder.glob("udever-bloom-*.toml")}
+    assert set(found) == {f"udever-bloom-{size}" for size in ("560m", "1b1", "3b", "7b1")}
+    for name, recipe in found.items():
+        assert recipe.name == name
+        assert recipe.base == name.replace("udever-", "bigscience/")
+        assert (recipe.tune, recipe.batch.size, recipe.contrast.temperature) == ("bitfit", 1024, 0.05)
+    assert len({recipe.digest for recipe in found.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "middle", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)]
+)
+def test_schedules(kind: str, middle: float, end: float) -> None:
+    factors = [schedule(kind, step=step, steps=110, warmup=10) for step in range(111)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert (factors[60], factors[110]) == pytest.approx((middle, end))
