@@ -212,7 +212,7 @@ def _load(url: str, server: Server, load: Load, *, folder: Path, seconds: float)
     command = [
         sys.executable, "-m", "locust", "--locustfile", str(HERE / "serving" / "locustfile.py"), "--headless",
         "--host", url, "--users", str(load.clients), "--spawn-rate", str(load.clients),
-        "--run-time", f"{seconds}s", "--json", "--loglevel", "ERROR", "--only-summary", "--reset-stats",
+        "--run-time", f"{seconds:.0f}s", "--json", "--loglevel", "ERROR", "--only-summary", "--reset-stats",
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     try:

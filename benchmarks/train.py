@@ -10,17 +10,18 @@ must give the same loss, or nothing is written.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from encoding.machine import as_json, describe
 from encoding.report import machine_lines, replace_sections, table
@@ -163,7 +164,7 @@ def _sentence_transformers(folder: Path, pairs: Sequence[tuple[str, str]], optio
     dtype = "float32" if options.device == "cpu" else "bfloat16"
     words = Transformer(str(folder), model_kwargs={"dtype": dtype}, processor_kwargs={"padding_side": "left"})
     model = SentenceTransformer(
-        modules=[words, Pooling(words.get_word_embedding_dimension(), pooling_mode="lasttoken")], device=options.device
+        modules=[words, Pooling(words.get_embedding_dimension(), pooling_mode="lasttoken")], device=options.device
     )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith(".bias"))
@@ -194,15 +195,28 @@ def _alone(options: argparse.Namespace) -> None:
     """In a process of its own: the peak above what is there before the first step."""
     torch.set_num_threads(options.threads)
     step = WAYS[options.alone](options.folder, _pairs(options.batch), options)
-    before = _resident_peak(options)
-    step()
-    print(_resident_peak(options) - before)
-
-
-def _resident_peak(options: argparse.Namespace) -> int:
     if options.device != "cpu":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        before = torch.cuda.memory_allocated()
+        step()
+        print(torch.cuda.max_memory_allocated() - before)
+        return
+    before, highest, done = _resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            highest[0] = max(highest[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step()
+    done.set()
+    watcher.join()
+    print(highest[0] - before)
+
+
+def _resident() -> int:
+    """Bytes in memory now; the process's own high-water mark is from loading the weights."""
+    return psutil.Process().memory_info().rss
 
 
 def _peak(label: str, folder: Path, options: argparse.Namespace) -> int:

@@ -29,5 +29,5 @@ class Client(FastHttpUser):
         first = random.randrange(len(TEXTS) - ITEMS)
         body = {"model": os.environ["BENCH_MODEL"], "input": TEXTS[first : first + ITEMS], "encoding_format": "base64"}
         with self.client.post("/v1/embeddings", json=body, headers=HEADERS, catch_response=True) as response:
-            if response.status_code != 200 or len(response.js["data"]) != ITEMS:
+            if response.status_code != 200 or len(response.json()["data"]) != ITEMS:
                 response.failure(f"{response.status_code}: {response.text[:200]}")

@@ -14,13 +14,13 @@ from typing import Any
 import uvicorn
 from fastapi import Body, FastAPI
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 
 def create_app(folder: str) -> FastAPI:
     """OpenAI's embeddings endpoint, queries only."""
-    words = Transformer(folder, processor_kwargs={"padding_side": "left"})
-    pooling = Pooling(words.get_word_embedding_dimension(), pooling_mode="lasttoken")
+    words = Transformer(folder, model_kwargs={"dtype": "float32"}, processor_kwargs={"padding_side": "left"})
+    pooling = Pooling(words.get_embedding_dimension(), pooling_mode="lasttoken")
     model = SentenceTransformer(modules=[words, pooling], device="cpu").eval()
     app, turn = FastAPI(), threading.Lock()
 

@@ -32,6 +32,7 @@ NEXT = (
     ('udever similarity "good morning" "buenos días"', "one number"),
     ("udever models", "larger models, by name"),
     ("udever serve", "the same behind OpenAI's API"),
+    ("udever evaluate code-local", "how well it finds functions"),
 )
 """(command, what it gives): only commands that exist."""
 
