@@ -80,5 +80,9 @@ def test_it_names_only_commands_and_options_that_exist() -> None:
         words = shlex.split(command)
         assert words[0] == "udever"
         assert words[1] in COMMANDS
-        options = {name for argument in app[words[1]].assemble_argument_collection() for name in argument.names}
+        named = app[words[1]]
+        if named.default_command is None:  # a group: its first argument is a command too
+            assert words[2] in named
+            named = named[words[2]]
+        options = {name for argument in named.assemble_argument_collection() for name in argument.names}
         assert {word for word in words if word.startswith("-")} <= options
