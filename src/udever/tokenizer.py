@@ -99,6 +99,11 @@ class UdeverTokenizer:
         """Role → ids of its opening and its closing marker."""
         return dict(self._markers)
 
+    @property
+    def marker_ids(self) -> tuple[int, ...]:
+        """All four."""
+        return tuple(index for pair in self._markers.values() for index in pair)
+
     @cached_property
     def digest(self) -> str:
         """Sha256 (hex) of all that decides the ids: equal for files that differ in layout only. Computed when asked."""

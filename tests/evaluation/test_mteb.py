@@ -548,4 +548,4 @@ mteb(tasks=("STS12",), output=".")
 @pytest.mark.parametrize("package", ["mteb", "sentence_transformers"])
 def test_without_the_extra_the_error_says_what_to_install(package: str) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT, package], capture_output=True, text=True, check=False)
-    assert f"needs the package {package} (pip install 'udever[eval]')" in done.stderr
+    assert f"needs the package {package}, which is not installed (pip install 'udever[eval]')" in done.stderr

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
+from udever.cli.options import needing
 from udever.errors import OptionError, UdeverError
 
 if TYPE_CHECKING:
@@ -40,13 +41,10 @@ def open_database(choice: DatabaseChoice, *, create: bool = False) -> "Accounts"
     """
     if choice.database and urlsplit(choice.database).password:
         raise OptionError("a password in --database can be seen by others", hint="use UDEVER_DATABASE_URL or ~/.pgpass")
-    try:
+    with needing("server", what="the accounts database"):
         from udever.server.accounts import open_accounts
         from udever.server.settings import load_settings
         from udever.server.store import parse_url
-    except ModuleNotFoundError as error:
-        missing = f"accounts need the package {error.name}"
-        raise UdeverError(missing, hint="pip install 'udever[server]'") from error
     settings = load_settings({"database_url": choice.database, "config": choice.config})
     url = parse_url(settings.database_url)
     if not create and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():

@@ -1,13 +1,12 @@
 """`udever evaluate mteb`: tasks of the Massive Text Embedding Benchmark, on a model with its roles.
 
 Invariant: what is finished is on disk before the next task begins; stdout holds one table, or one JSON object.
-Does not know: how a task is evaluated (evaluation/runs.py), or how scores are set beside published ones (report).
+Does not know: how a task is evaluated (evaluation/mteb/runs.py), or how scores are set beside published ones (report).
 """
 
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from udever.cli.options import JsonFlag, ModelChoice, Runtime, load
-from udever.errors import UdeverError
+from udever.cli.options import JsonFlag, ModelChoice, Runtime, load, needing
 
 if TYPE_CHECKING:
     from udever.evaluation.mteb.adapter import UdeverEncoder
@@ -52,7 +50,8 @@ def mteb(
     The data comes from the Hugging Face hub, or from its local cache. Finished tasks are kept: after an interruption,
     run the same command again.
     """
-    with _needing_the_extra():
+    with needing("eval", what="evaluating on MTEB"):
+        _require("sentence_transformers")  # mteb-core does not, but mteb.evaluate asks for the classes of its models
         from udever.evaluation.mteb import runs as mteb_runs
         from udever.evaluation.mteb.adapter import UdeverEncoder, describe
     chosen = mteb_runs.select(names=tasks, benchmark=benchmark, languages=languages)
@@ -67,16 +66,6 @@ def mteb(
         print(json.dumps({**_of_model(encoder), "tasks": [_as_json(task) for task in finished]}, ensure_ascii=False))
     else:
         _print_table(finished)
-
-
-@contextmanager
-def _needing_the_extra() -> Iterator[None]:
-    try:
-        _require("sentence_transformers")  # mteb-core does not, but mteb.evaluate asks for the classes of its models
-        yield
-    except ModuleNotFoundError as error:
-        missing = f"evaluating on MTEB needs the package {error.name}"
-        raise UdeverError(missing, hint="pip install 'udever[eval]'") from error
 
 
 def _require(package: str) -> None:

@@ -7,8 +7,7 @@ Does not know: how negatives are found (mining/mine.py).
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +16,6 @@ from cyclopts import Parameter
 
 from udever.cli.data import Store
 from udever.cli.options import JsonFlag, ModelChoice, Runtime, load
-
-Watch = Callable[[str, int, int], None]
 
 
 @Parameter(name="*")
@@ -82,6 +79,7 @@ def mine(
 
     Run it again after an interrupt: vectors that are there, in OUTPUT.work, are not computed again.
     """
+    from udever.engine.progress import progress_bar
     from udever.training.data.examples import ExampleStore
     from udever.training.mining.mine import MiningOptions
     from udever.training.mining.mine import mine as mine_store
@@ -92,7 +90,7 @@ def mine(
     opened = ExampleStore.open(store)
     model = load(choice.model, runtime)
     started = time.perf_counter()
-    with _progress(shown=sys.stderr.isatty() if progress is None else progress) as watch:
+    with progress_bar(shown=sys.stderr.isatty() if progress is None else progress) as watch:
         about = mine_store(
             opened,
             output,
@@ -103,40 +101,6 @@ def mine(
             watch=watch,
         )
     _report(about, output, seconds=time.perf_counter() - started, as_json=as_json)
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Watch]:
-    """A bar for each thing that is done."""
-    if not shown:
-        yield lambda _what, _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=sys.stderr.isatty()) as bar:
-        tasks: dict[str, Any] = {}
-
-        def watch(what: str, done: int, total: int) -> None:
-            if what not in tasks or bar.tasks[tasks[what]].completed > done:  # a teacher embeds once more
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield watch
 
 
 def _report(about: Mapping[str, Any], output: Path, *, seconds: float, as_json: bool) -> None:

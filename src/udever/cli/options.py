@@ -4,11 +4,15 @@ Invariant: importing this module imports no torch; `load` does.
 Does not know: what the model is used for.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from udever.errors import UdeverError
 
 if TYPE_CHECKING:
     from udever import Embedder
@@ -84,3 +88,18 @@ def load(name: str, runtime: Runtime) -> "Embedder":
     return Embedder.load(
         str(path) if path else name, precision=runtime.precision, device=runtime.device, revision=runtime.revision
     )
+
+
+@contextmanager
+def needing(extra: str, *, what: str) -> Iterator[None]:
+    """Import packages of an extra inside; one that is not installed becomes an error that says how to install it.
+
+    Args:
+        what: needs the package: "the service", "training".
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UdeverError(
+            f"{what} needs the package {error.name}, which is not installed", hint=f"pip install 'udever[{extra}]'"
+        ) from error

@@ -4,15 +4,12 @@ Invariant: no secret is a flag, because `ps` shows flags.
 Does not know: what a setting does (server/settings.py) or how requests are served (server/run.py).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from udever.cli.options import Precision, Truncate
-from udever.errors import UdeverError
+from udever.cli.options import Precision, Truncate, needing
 
 
 def serve(
@@ -58,7 +55,7 @@ def serve(
     Every flag is also a variable (UDEVER_PORT) and a line in the settings file (port = 8000); flags go first, then
     variables, then the file. The database and the pepper are no flags: UDEVER_DATABASE_URL, UDEVER_PEPPER.
     """
-    with _needing_the_extra():
+    with needing("server", what="the service"):
         from udever.server.settings import load_settings
     flags: dict[str, Any] = {
         "models": model or None,
@@ -79,15 +76,6 @@ def serve(
     if print_config:
         print(settings.as_toml(), end="")
         return
-    with _needing_the_extra():
+    with needing("server", what="the service"):
         from udever.server.run import serve as run
     run(settings)
-
-
-@contextmanager
-def _needing_the_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = f"the service needs the package {error.name}"
-        raise UdeverError(missing, hint="pip install 'udever[server]'") from error

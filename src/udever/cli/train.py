@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from udever.cli.options import JsonFlag
-from udever.errors import OptionError, UdeverError
+from udever.cli.options import JsonFlag, needing
+from udever.errors import OptionError
 
 if TYPE_CHECKING:
     from udever.training.session import Session
@@ -48,7 +48,7 @@ def train(
 
     For several GPUs: torchrun --nproc-per-node 8 -m udever train RECIPE …
     """
-    with _needing_the_extra():
+    with needing("train", what="training"):
         from udever.training import recipe as recipes
         from udever.training.session import open_session
     if checkpoint_every < 1:
@@ -194,12 +194,3 @@ def _bytes(memory: str) -> int | None:
         return round(float(number) * UNITS[unit])
     except (ValueError, KeyError):
         raise OptionError(f"--memory is {memory!r}", hint="pass auto, or a size such as 8GB or 500MB") from None
-
-
-@contextmanager
-def _needing_the_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = f"training needs the package {error.name}, which is not installed"
-        raise UdeverError(missing, hint="pip install 'udever[train]'") from error

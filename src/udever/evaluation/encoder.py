@@ -112,9 +112,8 @@ class Encoder:
         return vectors
 
     def _with_markers_alone(self, vectors: Vectors, rows: Sequence[int], role: Role) -> Vectors:
-        opening, *_, closing = self.embedder.tokenize([BLANK], role)[0]
         changed = np.array(vectors)
-        changed[rows] = self.embedder.finish(self.embedder.forward([[opening, closing]]), dimensions=self.dimensions)
+        changed[rows] = self.embedder.finish(markers_alone(self.embedder, role), dimensions=self.dimensions)
         return changed
 
     def _counted(self, texts: Iterable[str], empty: set[int]) -> Iterator[str]:
@@ -123,3 +122,9 @@ class Encoder:
                 empty.add(index)
             yield text or BLANK
             self.advance(1)
+
+
+def markers_alone(embedder: "Embedder", role: Role) -> Vectors:
+    """The raw vector, float32 [1, width], of a text without characters."""
+    opening, *_, closing = embedder.tokenize([BLANK], role)[0]
+    return embedder.forward([[opening, closing]])

@@ -10,13 +10,13 @@ Does not know: how a task gets its scores, or how they are shown.
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from udever.engine.progress import Watch, progress_bar
 from udever.errors import EvaluationError, ResultFileError
 from udever.evaluation import results
 from udever.evaluation.encoder import Encoder
@@ -79,9 +79,10 @@ def run(
         finished: called after each task.
     """
     outcomes = []
-    with _bar(shown=progress) as begin:
+    with progress_bar(shown=progress) as watch:
         for task in tasks:
-            outcome = measure(task, replace(encoder, advance=begin(task)), output=output, force=force)
+            advance = _Advance(task, watch)
+            outcome = measure(task, replace(encoder, advance=advance), output=output, force=force)
             outcomes.append(outcome)
             finished(outcome)
     return outcomes
@@ -147,35 +148,13 @@ def _checked(scores: tuple[Score, ...]) -> tuple[Score, ...]:
     return scores
 
 
-@contextmanager
-def _bar(*, shown: bool) -> Iterator[Callable[[Task], Callable[[int], None]]]:
-    """Gives a function that begins a task's bar and returns what advances it."""
-    if not shown:
-        yield lambda _task: lambda _texts: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class _Advance:
+    """Counts the texts of a task on the bar."""
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("texts"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        row = progress.add_task("", total=None, visible=False)
+    def __init__(self, task: Task, watch: Watch) -> None:
+        self._task, self._watch, self._done = task, watch, 0
+        self(0)
 
-        def begin(task: Task) -> Callable[[int], None]:
-            progress.reset(row, description=task.name, total=task.texts, visible=True)
-            return lambda texts: progress.advance(row, texts)
-
-        yield begin
+    def __call__(self, texts: int) -> None:
+        self._done += texts
+        self._watch(self._task.name, self._done, self._task.texts)

@@ -236,10 +236,5 @@ def _require_shapes(stored: Mapping[str, Stored], *, expected: Mapping[str, tupl
         )
 
 
-def _sum(values: Tensor) -> float:
-    wide = torch.float64 if values.dtype == torch.float64 else torch.float32
-    return float(values.sum(dtype=wide))
-
-
 def _plural(count: int, noun: str) -> str:
     return noun if count == 1 else f"{noun}s"

@@ -95,7 +95,7 @@ def load_base(
     _require_room(tokenizer, checkpoint.config, name=name)
     check_finite(checkpoint, located.base.folder)
     moved = located.moved(checkpoint)
-    apart = {*moved.token_ids, *(_marker_ids(tokenizer) if markers else ())}
+    apart = {*moved.token_ids, *(tokenizer.marker_ids if markers else ())}
     rest = checkpoint.tensors(tensor for tensor in checkpoint.config.tensor_shapes() if tensor != TABLE)
     model = Bloom(
         checkpoint.config,
@@ -226,10 +226,6 @@ def _require_room(tokenizer: UdeverTokenizer, config: BloomConfig, *, name: str)
             f" token table {config.vocab_size:,} rows",
             hint="train a BLOOM with spare rows (all published ones have 200), or enlarge the table by four rows",
         )
-
-
-def _marker_ids(tokenizer: UdeverTokenizer) -> list[int]:
-    return [marker for pair in tokenizer.markers.values() for marker in pair]
 
 
 def _own_rows(checkpoint: Checkpoint, moved: Moved, token_ids: list[int], *, dtype: torch.dtype) -> OwnRows | None:

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 from udever.engine.loading import resolve_device
-from udever.errors import ExamplesError, OptionError
-from udever.model.precision import resolve_precision
+from udever.errors import ExamplesError
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
 from udever.training.batches import Batches, StepBatch
 from udever.training.contrastive import Pairing
@@ -82,7 +81,7 @@ def open_session(
     """
     with world() as here:
         chosen = _device(device, here)
-        base = load_base(recipe.base, precision=_precision(precision, chosen), device=chosen, markers=recipe.markers)
+        base = load_base(recipe.base, precision=precision, device=chosen, markers=recipe.markers)
         stores = [_store(data / part.path, base, recipe) for part in recipe.data]
         mixture = Mixture(stores, [part.weight for part in recipe.data])
         batches = Batches(mixture, recipe, markers=base.tokenizer.markers)
@@ -108,7 +107,7 @@ def case(session: Session, *, examples: int, max_tokens: int) -> Case:
     return Case(
         config=session.base.config,
         tensors=session.base.tensors(),
-        marker_ids=tuple(marker for pair in session.base.tokenizer.markers.values() for marker in pair),
+        marker_ids=session.base.tokenizer.marker_ids,
         batch=_smaller(batch, examples=min(examples, batch.queries), max_tokens=max_tokens),
         temperature=session.recipe.contrast.temperature,
     )
@@ -159,12 +158,6 @@ def _objective(recipe: Recipe, data: Path, stores: list[ExampleStore], base: Tra
 def _device(device: str, here: World) -> torch.device:
     chosen = resolve_device(device)
     return torch.device("cuda", here.local_rank) if chosen.type == "cuda" and chosen.index is None else chosen
-
-
-def _precision(precision: str, device: torch.device) -> str:
-    if precision == "int8":
-        raise OptionError("precision int8 cannot be trained in", hint="choose auto, fp32 or bf16")
-    return resolve_precision(precision, device=device)
 
 
 def _free_bytes(device: torch.device) -> int:

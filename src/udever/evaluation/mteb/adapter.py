@@ -26,6 +26,7 @@ from mteb.models.model_meta import ScoringFunction
 from mteb.types import EncodeKwargs, Licenses, PromptType
 
 from udever.engine.embedder import Embedder, Vectors
+from udever.evaluation.encoder import markers_alone
 from udever.evaluation.results import slug
 
 if TYPE_CHECKING:
@@ -121,8 +122,7 @@ class UdeverEncoder(AbsEncoder):
         return vectors
 
     def _markers_alone(self, role: "Role") -> Vectors:
-        opening, *_, closing = self._embedder.tokenize(["a"], role)[0]
-        raw = self._embedder.forward([[opening, closing]])
+        raw = markers_alone(self._embedder, role)
         return self._embedder.finish(raw, normalize=False, dimensions=self._shape["dimensions"])
 
 

@@ -34,22 +34,33 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sts:
-    """Pairs of texts and how alike people found them: Spearman's correlation of cosines and judgements."""
-
+class _TextPairs:
     subset: str
     left: Sequence[str]
     right: Sequence[str]
-    judged: Sequence[float]
 
     @property
     def texts(self) -> int:
         """Both sides."""
         return 2 * len(self.left)
 
+    def cosines(self, encoder: Encoder) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        """Pair by pair."""
+        both = encoder.queries([*self.left, *self.right])
+        count = len(self.left)
+        cosines: np.ndarray[tuple[int], np.dtype[np.float32]] = (both[:count] * both[count:]).sum(axis=1)
+        return cosines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sts(_TextPairs):
+    """Pairs of texts and how alike people found them: Spearman's correlation of cosines and judgements."""
+
+    judged: Sequence[float]
+
     def scores(self, encoder: Encoder) -> list[Score]:
         """Spearman; Pearson beside it."""
-        cosines = _cosines(encoder, self.left, self.right)
+        cosines = self.cosines(encoder)
         return [
             Score(
                 metric="spearman",
@@ -62,22 +73,14 @@ class Sts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs:
+class Pairs(_TextPairs):
     """Pairs of texts that belong together (1) or do not (0): average precision of the cosine."""
 
-    subset: str
-    left: Sequence[str]
-    right: Sequence[str]
     labels: Sequence[int]
-
-    @property
-    def texts(self) -> int:
-        """Both sides."""
-        return 2 * len(self.left)
 
     def scores(self, encoder: Encoder) -> list[Score]:
         """Average precision; the accuracy at the best threshold beside it."""
-        cosines = _cosines(encoder, self.left, self.right)
+        cosines = self.cosines(encoder)
         return [
             Score(
                 metric="average_precision",
@@ -192,15 +195,6 @@ class Classification:
                 metrics={"macro_f1": metrics.macro_f1(self.test_labels, predicted)},
             )
         ]
-
-
-def _cosines(
-    encoder: Encoder, left: Sequence[str], right: Sequence[str]
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Of unit vectors, pair by pair."""
-    both = encoder.queries([*left, *right])
-    cosines: np.ndarray[tuple[int], np.dtype[np.float32]] = (both[: len(left)] * both[len(left) :]).sum(axis=1)
-    return cosines
 
 
 def _kept(column: Sequence[str]) -> list[int]:

@@ -147,7 +147,7 @@ def compare(a: Weights, b: Weights) -> Difference:
         b=b.name,
         changes=tuple(changes),
         token_ids=tuple(token_ids),
-        markers=tuple(marker for pair in b.tokenizer.markers.values() for marker in pair),
+        markers=b.tokenizer.marker_ids,
         numbers=sum(torch.Size(shape).numel() for shape in a.config.tensor_shapes().values()),
     )
 
