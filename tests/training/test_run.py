@@ -127,6 +127,19 @@ def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path
     assert (tmp_path / "run" / "loss.svg").read_text().startswith("<?xml")
 
 
+def test_a_task_too_small_for_a_batch_is_named(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    few = tmp_path / "data" / "few"
+    tokenizer = UdeverTokenizer.from_folder(Path(recipes.load(recipe_file).base))
+    with new_store(few, tokenizer=tokenizer, max_tokens=24) as writer:
+        writer.add([TextExample(f"fox {i}", (f"dog {i}",), (), None, "rare", False) for i in range(3)])
+    text = recipe_file.read_text().replace("epochs = 2.0", 'epochs = 0.2\nmixing = "one_task"')
+    pairs = json.dumps(str(data / "pairs"))
+    recipe_file.write_text(text.replace('path = "pairs"', f'path = {pairs}\n[[data]]\npath = "few"'))
+    done = finish(command(recipe_file, few.parent, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "task 'rare' has 3 examples, fewer than a batch of 8: none is drawn" in done.stderr
+
+
 def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert finish(command(recipe_file, data, whole)).returncode == 0

@@ -73,6 +73,12 @@ def _train(
 
     if session.world.is_main:
         run.begin(folder, session.identity, resume=resume)
+        for task, examples in session.batches.never_drawn.items():
+            size = session.recipe.batch.size
+            print(
+                f"task {task!r} has {examples:,} examples, fewer than a batch of {size:,}: none is drawn",
+                file=sys.stderr,
+            )
     session.world.wait()
     began = time.monotonic()
     with _progress(session.batches.steps, shown=shown) as on_step:
