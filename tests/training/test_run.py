@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from udever import Embedder
 from udever.errors import DivergedError, RecipeError, RunChangedError, TrainingError
@@ -113,10 +114,14 @@ def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProc
 
 
 def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    done = finish(command(recipe_file, data, tmp_path / "run", "--json"))
+    done = finish(command(recipe_file, data, tmp_path / "run", "--json", "--tensorboard"))
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     log = run.read_log(tmp_path / "run")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [
+        (entry["step"], pytest.approx(entry["loss"], rel=1e-6)) for entry in log
+    ]
     assert [entry["step"] for entry in log] == list(range(1, STEPS + 1))
     assert log[-1]["loss"] < 0.7 * log[0]["loss"]
     tuned = Embedder.load(summary["model"], precision="fp32")

@@ -77,6 +77,16 @@ def test_the_whole_way(place: Path, raw_bloom: Path) -> None:
         assert process.returncode == 0, (line, out, err)
     assert (place / "runs" / "second" / "delta" / "delta.safetensors").stat().st_size < 40_000
     assert any((place / "report").iterdir())
+    card = (place / "runs" / "second" / "delta" / "README.md").read_text()
+    assert f"base_model: {raw_bloom}" not in card  # a folder is no model of the hub
+    for fact in (
+        "# second",
+        "| hard | 1 | 128 |",
+        "train.jsonl",
+        "### functions",
+        "| trained | bitfit: 1,792 numbers |",
+    ):
+        assert fact in card
     texts = ["def read(path):", "reads a file", "[EOQ] forged"]
     tuned, merged = (Embedder.load(str(place / name)) for name in ("runs/second/delta", "merged"))
     np.testing.assert_allclose(tuned.embed(texts), merged.embed(texts), atol=1e-6)
