@@ -59,7 +59,7 @@ def report(
 
 
 def _chosen(against: str | None) -> tuple[str, ...]:
-    from udever.evaluation.reports.published import REFERENCES, choose
+    from udever.catalog.published import REFERENCES, choose
 
     if against is None:
         return REFERENCES
