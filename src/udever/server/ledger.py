@@ -111,13 +111,17 @@ class Ledger(Books):
             raise InvalidKeyError("unknown")
         return _standing(state, now_us=now_us)
 
-    def settle(self, request_id: str) -> bool:
-        """The request was answered: its debit stands. False if it was closed before."""
+    def settle(self, *request_ids: str) -> int:
+        """The requests were answered: their debits stand. How many of them had not been closed before."""
         with self._store.write() as connection:
-            lease = connection.execute(sql.CLOSE, {"closing": request_id}).one_or_none()
-            if lease is not None:
-                self._enter(connection, "settlement", account=lease.account, request_id=request_id, **_no_work(lease))
-        return lease is not None
+            leases = connection.execute(sql.CLOSE_THESE, {"closing": request_ids}).all()
+            if leases:
+                now_us = self._now_us()
+                closed = (
+                    {"account": lease.account, "request_id": lease.request_id, **_no_work(lease)} for lease in leases
+                )
+                connection.execute(sql.ENTER, [sql.entry("settlement", created_us=now_us, **one) for one in closed])
+        return len(leases)
 
     def refund(self, request_id: str, *, reason: str) -> bool:
         """The request was not answered: give its cost back. False if it was closed before.

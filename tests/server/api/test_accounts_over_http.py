@@ -233,7 +233,9 @@ def test_sign_up_is_off_unless_the_operator_wants_it(client_for: Callable[..., A
     assert (response.status_code, response.json()["error"]["code"]) == (404, "signup_disabled")
 
 
-def test_what_a_killed_server_left_open_is_refunded(start_server: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_a_killed_server_left_open_is_refunded(
+    start_server: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
     url = f"sqlite:///{tmp_path / 'killed.sqlite'}"
     with open_accounts(url) as accounts:
         secret, _ = accounts.keys.create(account="a")
@@ -242,6 +244,7 @@ def test_what_a_killed_server_left_open_is_refunded(start_server: Callable[..., 
         headers = {"authorization": f"Bearer {secret}"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client, ThreadPoolExecutor(4) as pool:
             assert client.post("/v1/embeddings", json=EMBED[2]).status_code == 200
+            wait_until(lambda: accounts.ledger.audit().open_requests == 0)
             paid = accounts.ledger.balance("a")
             many = {"model": MODEL, "input": [f"{i} " + "many words " * 100 for i in range(100)]}
             lost = [pool.submit(client.post, "/v1/embeddings", json=many) for _ in range(3)]
