@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from udever.server.account_errors import InvalidKeyError
 from udever.server.accounts import Accounts
 from udever.server.books import UsageRow
-from udever.server.console.account import as_csv, harmless
-from udever.server.console.charts import MOST_SERIES
-from udever.server.console.usage_chart import OTHERS, totals, usage_chart
+from udever.server.console.account.page import as_csv, harmless
+from udever.server.console.account.usage_chart import OTHERS, totals, usage_chart
+from udever.server.console.models.charts import MOST_SERIES
 
 SECRET = re.compile(r"udk-[A-Za-z0-9]{40}")
 SCRIPT = "<script>alert(1)</script>"

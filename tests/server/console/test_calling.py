@@ -15,7 +15,7 @@ import pytest
 
 from udever import Embedder
 from udever.server.accounts import open_accounts
-from udever.server.console.calling import DOCUMENT, QUERY, examples
+from udever.server.console.models.calling import DOCUMENT, QUERY, examples
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,7 @@ def test_a_fault_nobody_foresaw_is_a_page_that_says_nothing_of_its_cause(
     def fail(_: object) -> None:
         raise ValueError("the secret cause")
 
-    monkeypatch.setattr("udever.server.console.catalogue.listings", fail)
+    monkeypatch.setattr("udever.server.console.models.catalogue.listings", fail)
     answer = client.get("/")
     assert answer.status_code == 500
     assert "Something went wrong" in answer.text

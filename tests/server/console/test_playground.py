@@ -18,7 +18,13 @@ from starlette.testclient import TestClient
 
 from udever.server.accounts import Accounts, open_accounts
 from udever.server.app import create_app
-from udever.server.console.play import MARKERS, MAX_CHARACTERS, MAX_DOCUMENTS, MAX_QUERIES, MAX_TOTAL_CHARACTERS
+from udever.server.console.playground.play import (
+    MARKERS,
+    MAX_CHARACTERS,
+    MAX_DOCUMENTS,
+    MAX_QUERIES,
+    MAX_TOTAL_CHARACTERS,
+)
 from udever.server.settings import Settings
 from udever.tokenizer import MARKERS as TRUE_MARKERS
 

@@ -11,12 +11,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import stats
 
 from udever.server.account_errors import RateLimitedError
-from udever.server.console.grid import agreement, prefix, rank, sizes
-from udever.server.console.guests import TOGETHER, Guests
-from udever.server.console.presets import PRESETS
-from udever.server.console.projection import project
-from udever.server.console.scatter import HEIGHT, WIDTH, place
-from udever.server.console.snippets import snippets
+from udever.server.console.playground.grid import agreement, prefix, rank, sizes
+from udever.server.console.playground.guests import TOGETHER, Guests
+from udever.server.console.playground.presets import PRESETS
+from udever.server.console.playground.projection import project
+from udever.server.console.playground.scatter import HEIGHT, WIDTH, place
+from udever.server.console.playground.snippets import snippets
 
 NUMBERS = st.floats(-100, 100, width=32).map(lambda x: round(x, 2))
 VECTORS = arrays(np.float64, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=NUMBERS)
@@ -208,7 +208,7 @@ def test_texts_stand_in_requests_as_strings_only(texts: list[str], key: bool) ->
 
 
 def test_presets_are_within_the_limits() -> None:
-    from udever.server.console.play import MAX_CHARACTERS, MAX_DOCUMENTS, MAX_QUERIES
+    from udever.server.console.playground.play import MAX_CHARACTERS, MAX_DOCUMENTS, MAX_QUERIES
 
     for name, preset in PRESETS.items():
         assert preset.name == name

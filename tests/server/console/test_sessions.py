@@ -11,7 +11,7 @@ from itsdangerous import URLSafeSerializer
 
 from udever.server.accounts import Accounts
 from udever.server.console import PAGES
-from udever.server.console.entrance import HOME, local
+from udever.server.console.account.entrance import HOME, local
 from udever.server.console.sessions import COOKIE, SECURE_COOKIE, Sessions
 from udever.server.signin import FAILURES
 

@@ -6,20 +6,13 @@ Does not know: how a request is embedded or paid for; the pages use the same doo
 
 from fastapi import APIRouter, Depends
 
-from udever.server.console import (
-    account,
-    account_keys,
-    admin,
-    assets,
-    catalogue,
-    compare,
-    entrance,
-    model_page,
-    playground,
-    sessions,
-    votes,
-)
+from udever.server.console import assets, sessions
+from udever.server.console.account import admin, entrance
+from udever.server.console.account import keys as account_keys
+from udever.server.console.account import page as account
 from udever.server.console.error_pages import answer
+from udever.server.console.models import catalogue, compare, model_page, votes
+from udever.server.console.playground import page as playground
 from udever.server.console.rendering import prepare
 
 PAGES = (

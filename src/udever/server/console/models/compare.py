@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from udever.server.console import benchmark_views
-from udever.server.console.charts import MOST_SERIES
-from udever.server.console.model_page import all_specs
+from udever.server.console.models import benchmark_views
+from udever.server.console.models.charts import MOST_SERIES
+from udever.server.console.models.model_page import all_specs
+from udever.server.console.models.status import Listing, listings
 from udever.server.console.rendering import render
-from udever.server.console.status import Listing, listings
 from udever.server.pipeline import service_of
 
 REFERENCE = "text-embedding-ada-002"

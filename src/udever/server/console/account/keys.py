@@ -15,9 +15,10 @@ from starlette.responses import Response
 from udever.errors import OptionError
 from udever.server.account_errors import EndedKeyError, HandOnError, UnknownKeyError
 from udever.server.auth import Key
-from udever.server.console import account, sessions
-from udever.server.console.entrance import refused, see, to_sign_in
-from udever.server.console.key_forms import GRACES, UNITS, model_choices, read_changes, read_end, read_grace, shown
+from udever.server.console import sessions
+from udever.server.console.account import page as account
+from udever.server.console.account.entrance import refused, see, to_sign_in
+from udever.server.console.account.forms import GRACES, UNITS, model_choices, read_changes, read_end, read_grace, shown
 from udever.server.console.rendering import render
 from udever.server.console.sessions import Form, Viewer
 from udever.server.delegation import may_manage

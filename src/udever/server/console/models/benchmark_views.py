@@ -15,8 +15,8 @@ from markupsafe import Markup
 from udever.catalog.languages import language_name
 from udever.catalog.manifests import ModelManifest, Published, Results, load_catalog
 from udever.catalog.published import Benchmark, benchmarks
-from udever.server.console import charts
-from udever.server.console.charts import Series, key_mark
+from udever.server.console.models import charts
+from udever.server.console.models.charts import Series, key_mark
 
 NAMES = MappingProxyType({"text-embedding-ada-002": "OpenAI ada-002"})
 COLUMNS = MappingProxyType({"ecom": "E-commerce", "video": "Entertainment video", "medical": "Medical"})

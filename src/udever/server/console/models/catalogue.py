@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from udever.catalog.languages import language_name
 from udever.catalog.published import benchmarks
-from udever.server.console import votes
+from udever.server.console.models import votes
+from udever.server.console.models.status import STATUS_NAMES, Listing, listings
 from udever.server.console.rendering import render
-from udever.server.console.status import STATUS_NAMES, Listing, listings
 from udever.server.pipeline import service_of
 
 MTEB = "mteb-eng-v1"

@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from udever.catalog.languages import language_name
 from udever.catalog.manifests import ModelManifest
-from udever.server.console import benchmark_views, calling, votes
+from udever.server.console.models import benchmark_views, calling, votes
+from udever.server.console.models.status import STATUS_NAMES, Listing, listings
 from udever.server.console.rendering import compact, credits_, render, thousands
-from udever.server.console.status import STATUS_NAMES, Listing, listings
 from udever.server.errors import RequestError
 from udever.server.pipeline import service_of
 

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from markupsafe import Markup
 
 from udever.server.books import UsageRow
-from udever.server.console.charts import MOST_SERIES, Series, columns_by_day, key_mark
+from udever.server.console.models.charts import MOST_SERIES, Series, columns_by_day, key_mark
 
 OTHERS = "all others"
 

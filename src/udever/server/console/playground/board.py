@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udever.server.console.grid import Size
-from udever.server.console.play import Played
-from udever.server.console.scatter import Spot, place
+from udever.server.console.playground.grid import Size
+from udever.server.console.playground.play import Played
+from udever.server.console.playground.scatter import Spot, place
 
 HEATS = 10
 """Steps of the colour scale, 0 to 9: one digit each in the page."""

@@ -15,9 +15,9 @@ from starlette.requests import Request as HttpRequest
 
 from udever.server.auth import Key
 from udever.server.console import sessions
-from udever.server.console.grid import Size, sizes
-from udever.server.console.guests import Guests
-from udever.server.console.projection import Projection, project
+from udever.server.console.playground.grid import Size, sizes
+from udever.server.console.playground.guests import Guests
+from udever.server.console.playground.projection import Projection, project
 from udever.server.errors import ModelLoadingError, RequestError
 from udever.server.hosting import RETRY_SECONDS, Hosted
 from udever.server.inputs import ROLES, Prepared, read_texts

@@ -6,7 +6,7 @@ Does not know: models, or what a run gives.
 
 from dataclasses import dataclass, replace
 
-from udever.server.console.presets import Preset
+from udever.server.console.playground.presets import Preset
 from udever.server.schemas import Role
 
 LETTERS: dict[Role, str] = {"query": "Q", "document": "D"}

@@ -21,14 +21,15 @@ from starlette.responses import Response
 
 from udever.errors import UdeverError
 from udever.server.auth import Key
-from udever.server.console import play, sessions
-from udever.server.console.board import Board, Text, draw
-from udever.server.console.drafts import FIELDS, Draft, read_number, read_row
-from udever.server.console.presets import PRESETS
+from udever.server.console import sessions
+from udever.server.console.models.status import Listing, Status, listings
+from udever.server.console.playground import play
+from udever.server.console.playground.board import Board, Text, draw
+from udever.server.console.playground.drafts import FIELDS, Draft, read_number, read_row
+from udever.server.console.playground.presets import PRESETS
+from udever.server.console.playground.scatter import HEIGHT, WIDTH
+from udever.server.console.playground.snippets import Snippet, snippets
 from udever.server.console.rendering import render
-from udever.server.console.scatter import HEIGHT, WIDTH
-from udever.server.console.snippets import Snippet, snippets
-from udever.server.console.status import Listing, Status, listings
 from udever.server.errors import ClientGoneError, Fault, RequestError, fault_of
 from udever.server.hosting import Hosted
 from udever.server.inputs import ROLES

@@ -20,11 +20,11 @@ from udever.server.accounts import Accounts
 from udever.server.auth import Key
 from udever.server.books import Entry, UsageRow
 from udever.server.console import sessions
-from udever.server.console.entrance import to_sign_in
-from udever.server.console.key_forms import LIFETIMES, UNITS, model_choices, shown
+from udever.server.console.account.entrance import to_sign_in
+from udever.server.console.account.forms import LIFETIMES, UNITS, model_choices, shown
+from udever.server.console.account.usage_chart import ModelTotal, totals, usage_chart
 from udever.server.console.rendering import render
 from udever.server.console.sessions import Form, Viewer
-from udever.server.console.usage_chart import ModelTotal, totals, usage_chart
 from udever.server.delegation import may_manage
 from udever.server.pipeline import service_of
 from udever.server.schema import EntryKind

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from udever.server.console import sessions
-from udever.server.console.entrance import see
+from udever.server.console.account.entrance import see
+from udever.server.console.models.status import find
 from udever.server.console.rendering import render
-from udever.server.console.status import find
 from udever.server.errors import RequestError
 from udever.server.pipeline import address_of, service_of
 from udever.server.votes import Voter, Votes

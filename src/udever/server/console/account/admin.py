@@ -23,7 +23,7 @@ from udever.server.account_errors import DuplicateRequestError, InsufficientCred
 from udever.server.accounts import Accounts
 from udever.server.books import Holder
 from udever.server.console import sessions
-from udever.server.console.entrance import see
+from udever.server.console.account.entrance import see
 from udever.server.console.rendering import render
 from udever.server.console.sessions import Form, Viewer
 from udever.server.credits import format_credits, to_microcredits
