@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -89,6 +90,14 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
         prepare_pages()
         app.include_router(CONSOLE)
     app.add_middleware(Frame, settings=settings, telemetry=telemetry, answer=_answer)
+    if settings.cors_origins:  # keys travel in a header: a page of another origin gets no session, that is in a cookie
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["*"],
+        )
     if settings.otlp_endpoint:
         app.add_middleware(Traced, provider=tracer_provider(settings.otlp_endpoint))
     return app

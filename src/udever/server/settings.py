@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     """... and for how many tokens."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "::1")
     """Addresses whose X-Forwarded-For is believed."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (https://app.example.com, or *) whose pages may call the API from a browser."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     header_seconds: float = Field(10.0, gt=0)
@@ -95,7 +97,7 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP); none are made without it."""
 
-    @field_validator("models", "trusted_proxies", mode="before")
+    @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
