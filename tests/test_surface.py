@@ -28,6 +28,7 @@ CODES = {
     "model_not_found", "not_bloom", "invalid_config", "not_an_embedder", "invalid_tokenizer", "tensor_names",
     "tensor_shape", "corrupt_file", "non_finite_weights",
     "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged",
+    "invalid_manifest",
 }  # fmt: skip
 
 

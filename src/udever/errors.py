@@ -17,6 +17,7 @@ UdeverError
 │   ├── ExamplesError            training data in another shape than it must have
 │   ├── RunChangedError          a run is resumed with another recipe or other data
 │   └── DivergedError            NaN or infinity in a loss or gradient
+├── CatalogError               a manifest of a model that cannot be used; says the file and the field
 ├── EvaluationError            a measurement cannot be made, or its result cannot be used
 │   ├── DatasetError             data in another shape than the task needs
 │   ├── DatasetUnavailableError  data that must be downloaded and cannot be
@@ -138,6 +139,12 @@ class DivergedError(TrainingError):
     """NaN or infinity in a loss or gradient."""
 
     code = "diverged"
+
+
+class CatalogError(UdeverError):
+    """A manifest of the catalogue that cannot be used; the message names the file and the field."""
+
+    code = "invalid_manifest"
 
 
 class EvaluationError(UdeverError):

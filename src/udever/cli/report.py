@@ -60,7 +60,7 @@ def report(
 
 def chosen(against: str | None) -> tuple[str, ...]:
     """The published models that a comma-separated option means."""
-    from udever.evaluation.reports.published import REFERENCES, choose
+    from udever.catalog.published import REFERENCES, choose
 
     if against is None:
         return REFERENCES

@@ -156,19 +156,32 @@ class Ledger(Books):
             expired = connection.scalars(sql.EXPIRED, {"now_us": self._now_us()}).all()
         return sum(self._recover_one(request_id) for request_id in expired)
 
-    def topup(self, account: str, *, microcredits: int, note: str = "") -> int:
+    def topup(self, account: str, *, microcredits: int, note: str = "", once: str | None = None) -> int:
         """Add credit; a negative amount corrects an earlier one. Returns the new balance.
+
+        Args:
+            once: a name for this top-up, under which none can be booked again.
 
         Raises:
             UnknownAccountError: no such account.
             InsufficientCreditError: a correction beyond the balance.
             OptionError: the balance would be larger than LARGEST_BALANCE.
+            DuplicateRequestError: one of this name was booked before.
         """
         with self._store.write() as connection:
-            return self.add(connection, "topup", account=account, microcredits=microcredits, note=note)
+            return self.add(connection, "topup", account=account, microcredits=microcredits, note=note, once=once)
 
-    def add(self, connection: Connection, kind: EntryKind, *, account: str, microcredits: int, note: str) -> int:
-        """Book money that belongs to no request, within a transaction of the caller; errors as `topup`."""
+    def add(
+        self,
+        connection: Connection,
+        kind: EntryKind,
+        *,
+        account: str,
+        microcredits: int,
+        note: str,
+        once: str | None = None,
+    ) -> int:
+        """Book money that belongs to no request, within a transaction of the caller; the rest as `topup`."""
         balance: int | None = connection.scalar(sql.LOCKED_BALANCE, {"of_account": account})
         if balance is None:
             raise UnknownAccountError(account)
@@ -176,7 +189,10 @@ class Ledger(Books):
             raise InsufficientCreditError(balance_microcredits=balance, needed_microcredits=-microcredits)
         if balance + microcredits > LARGEST_BALANCE:
             raise OptionError(f"an account holds at most {LARGEST_BALANCE:,} microcredits")
-        self._enter(connection, kind, account=account, microcredits=microcredits, note=note)
+        try:
+            self._enter(connection, kind, account=account, microcredits=microcredits, note=note, request_id=once)
+        except exc.IntegrityError as error:  # a request has one entry of each kind
+            raise DuplicateRequestError(once or "") from error
         connection.execute(sql.CHANGE_BALANCE, {"of_account": account, "change": microcredits})
         return balance + microcredits
 
