@@ -43,8 +43,9 @@ bench: setup-bench
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train.py
 
-docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the picture of the demo
+docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the pictures (needs chromium)
 	$(BIN)/python docs/refresh.py
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist
