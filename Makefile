@@ -29,8 +29,8 @@ $(VENV)/.setup-bench: $(VENV)/.setup-dev
 demo: setup
 	@$(BIN)/udever demo
 
-test: setup-dev
-	$(BIN)/python -m pytest
+test: setup-dev  # a process a core; tests of a file share its servers, so they stay together
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup-dev
 	$(BIN)/ruff check .
@@ -43,8 +43,9 @@ bench: setup-bench
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train.py
 
-docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the picture of the demo
+docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the pictures (needs chromium)
 	$(BIN)/python docs/refresh.py
+	$(BIN)/python docs/screenshots.py
 
 clean:
 	rm -rf $(VENV) build dist

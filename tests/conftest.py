@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny real tokenizer and tiny BLOOM checkpoints with deterministic, lively weights.
+"""Shared fixtures: a tiny real tokenizer, tiny BLOOM checkpoints with deterministic, lively weights, a running service.
 
 The tokenizer has the published models' anatomy (byte-level BPE, BLOOM's pre-tokenisation, the markers added behind the
 vocabulary); only its training text is small. Nothing here needs a network or files from outside the repository.
@@ -8,11 +8,19 @@ import atexit
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -28,6 +36,7 @@ for variable in ("HF_HUB_CACHE", "HF_ASSETS_CACHE", "HF_TOKEN", "HF_ENDPOINT", "
     os.environ.pop(variable, None)
 atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
+START_SECONDS = 60.0
 BLOOM_SPLIT = " ?[^(\\s|[.,!?…。，、।۔،])]+"
 BLOOM_SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 MARKERS = ["[BOQ]", "[EOQ]", "[BOD]", "[EOD]"]
@@ -83,6 +92,41 @@ def draw_tensors(config: BloomConfig, *, seed: int = 0, dtype: torch.dtype = tor
     return {name: draw(name, shape) for name, shape in config.tensor_shapes().items()}
 
 
+@dataclass
+class Server:
+    """One running service."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def wait(self, path: str, *, status: int = 200) -> None:
+        """Until GET `path` answers with `status`."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            assert self.process.poll() is None, self.log
+            try:
+                if httpx.get(self.url + path, timeout=5).status_code == status:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise TimeoutError(self.log)
+
+    def stop(self, *, number: int = signal.SIGTERM) -> int:
+        """Its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
 def pytest_configure() -> None:
     """One thread: the models here are tiny, and OpenMP threads that spin beside a busy core cost milliseconds each."""
     torch.set_num_threads(1)
@@ -104,6 +148,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """start_server("--load", "lazy", env={...}) starts `udever serve` on a free port; it is stopped at the end."""
+    with ExitStack() as running:
+
+        def start(
+            *flags: str,
+            env: dict[str, str] | None = None,
+            ready: bool = True,
+            program: tuple[str, ...] = ("-m", "udever"),
+        ) -> Server:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            log_file = tmp_path_factory.mktemp("serve") / "log.jsonl"
+            with log_file.open("wb") as log:
+                command = [sys.executable, *program, "serve", "--port", str(port), *flags]
+                variables = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+            running.callback(_end, process)
+            server = Server(process, f"http://127.0.0.1:{port}", log_file)
+            if ready:
+                server.wait("/health/ready")
+            return server
+
+        yield start
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -27,8 +27,9 @@ CODES = {
     "evaluation_error", "invalid_dataset", "dataset_unavailable", "invalid_result_file", "model_error",
     "model_not_found", "not_bloom", "invalid_config", "not_an_embedder", "invalid_tokenizer", "tensor_names",
     "tensor_shape", "corrupt_file", "non_finite_weights",
-    "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged", "bulk_error", "invalid_output",
-    "job_changed",
+    "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged",
+    "invalid_manifest",
+    "bulk_error", "invalid_output", "job_changed",
 }  # fmt: skip
 
 

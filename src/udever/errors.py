@@ -20,6 +20,7 @@ UdeverError
 ├── BulkError                  a bulk run cannot start or go on
 │   ├── OutputError              a folder that is no bulk output, or a damaged one
 │   └── JobChangedError          a run is resumed with other inputs, options or another model
+├── CatalogError               a manifest of a model that cannot be used; says the file and the field
 ├── EvaluationError            a measurement cannot be made, or its result cannot be used
 │   ├── DatasetError             data in another shape than the task needs
 │   ├── DatasetUnavailableError  data that must be downloaded and cannot be
@@ -159,6 +160,12 @@ class JobChangedError(BulkError):
     """A bulk run is resumed with other inputs, options or another model; the message shows the difference."""
 
     code = "job_changed"
+
+
+class CatalogError(UdeverError):
+    """A manifest of the catalogue that cannot be used; the message names the file and the field."""
+
+    code = "invalid_manifest"
 
 
 class EvaluationError(UdeverError):

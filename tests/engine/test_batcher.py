@@ -112,6 +112,19 @@ def test_a_text_longer_than_the_budget_is_a_batch_of_its_own(batcher: Batcher, w
     assert sorted(len(sequences[0]) for sequences in watched.batches) == [3, 100]
 
 
+def test_a_request_is_told_when_its_first_text_goes_into_a_batch(batcher: Batcher, watched: Watched) -> None:
+    watched.hold.clear()
+    first = batcher.submit([[5] * 60])
+    until(lambda: len(watched.batches) == 1)
+    started: list[int] = []
+    waiting = batcher.submit([[6] * 60] * 3, on_start=lambda: started.append(len(watched.batches)))
+    assert not started
+    watched.hold.set()
+    for future in (first, waiting):
+        future.result(PATIENCE_SECONDS)
+    assert started == [1]  # before the second batch of all, its own first one, and not again
+
+
 def test_a_large_request_does_not_starve_a_small_one(batcher: Batcher, watched: Watched) -> None:
     watched.hold.clear()
     large = batcher.submit([[10 + i] * 60 for i in range(200)])

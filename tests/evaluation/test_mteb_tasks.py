@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udever.catalog.published import FAMILY, author_tasks, benchmarks
 from udever.evaluation.reports import mteb_tasks as tables
 from udever.evaluation.reports.mteb_tasks import CATEGORIES, CQADUPSTACK, FORUMS, TASKS, averages
-from udever.evaluation.reports.published import FAMILY, author_tasks, benchmarks
 
 COMPLETE = {
     "udever-bloom-560m": {"Clustering", "Pair classification", "Reranking", "Retrieval", "Summarisation"},

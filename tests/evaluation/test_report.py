@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udever.catalog.published import author_tasks, benchmarks, models
 from udever.errors import ResultFileError
 from udever.evaluation import results
 from udever.evaluation.reports import files as report_files
 from udever.evaluation.reports.gather import gather
 from udever.evaluation.reports.mteb_tasks import FORUMS, TASKS, split_of, subset_of
-from udever.evaluation.reports.published import author_tasks, benchmarks, models
 from udever.evaluation.reports.report import Report, build
 from udever.evaluation.reports.tables import Cell, Row, Table, grid
 from udever.evaluation.results import Result, Score

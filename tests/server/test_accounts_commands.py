@@ -13,9 +13,9 @@ from uuid import uuid4
 import pytest
 
 from udever.cli import main
-from udever.cli.keys import format_credits
 from udever.server.account_errors import InvalidKeyError
 from udever.server.accounts import Accounts, open_accounts
+from udever.server.credits import format_credits
 
 PEPPER = "a pepper for tests only"
 
@@ -127,6 +127,17 @@ def test_rotate(udever: Callable[..., Outcome], opened: Accounts) -> None:
         opened.keys.authenticate(new)
 
 
+def test_limit_changes_what_is_named(udever: Callable[..., Outcome], opened: Accounts) -> None:
+    secret, key = opened.keys.create(account="acme", tokens_per_minute=9, models=["a"], roles=["query"])
+    changed = udever("keys", "limit", key.prefix, "--requests-per-minute", 1200, "--model", "a/b", "--model", "c")
+    assert changed.out == f"{key.id}: limits 1,200 req/min, 9 tok/min; scopes a/b, c, query\n"
+    freed = ("--tokens-per-minute", "none", "--requests-per-minute", "none", "--all-models", "--all-roles")
+    assert udever("keys", "limit", key.id, *freed).out == f"{key.id}: limits none; scopes all\n"
+    assert udever("keys", "limit", key.id, "--max-concurrent", 3, "--json").json["max_concurrent"] == 3
+    now = opened.keys.authenticate(secret)
+    assert (now.limits, now.models, now.roles) == ({"max_concurrent": 3}, None, None)
+
+
 def test_topup_counts_in_credits(udever: Callable[..., Outcome], opened: Accounts) -> None:
     opened.keys.create(account="acme")
     assert udever("keys", "topup", "acme", "1234.567", "--note", "invoice 7").out == "acme has 1,234.567 credits\n"
@@ -181,6 +192,10 @@ def test_usage_of_other_days_is_empty_but_has_its_header(udever: Callable[..., O
         (("keys", "revoke", "key-nobody"), 1, "no key 'key-nobody'"),
         (("keys", "rotate", "key-nobody"), 1, "no key 'key-nobody'"),
         (("keys", "rotate", "key-nobody", "--grace", "soon"), 2, "no duration"),
+        (("keys", "limit", "key-nobody", "--max-concurrent", "1"), 1, "no key 'key-nobody'"),
+        (("keys", "limit", "key-nobody"), 2, "nothing to change"),
+        (("keys", "limit", "key-nobody", "--max-concurrent", "many"), 2, "many"),
+        (("keys", "limit", "key-nobody", "--model", "a", "--all-models"), 2, "excludes"),
         (("keys", "topup", "nobody", "1"), 1, "no account 'nobody'"),
         (("usage", "--csv", "--json"), 2, "exclude"),
         (("usage", "--by", "week"), 2, "week"),

@@ -12,7 +12,7 @@ from sqlalchemy import select, text
 
 from udever.errors import OptionError
 from udever.server import auth
-from udever.server.account_errors import InvalidKeyError, ScopeError, UnknownKeyError
+from udever.server.account_errors import EndedKeyError, InvalidKeyError, ScopeError, UnknownKeyError
 from udever.server.accounts import Accounts
 from udever.server.schema import metadata, secrets
 
@@ -150,8 +150,73 @@ def test_revoking_ends_rotated_secrets_too_and_a_dead_key_cannot_be_rotated(acco
     new, _ = accounts.keys.rotate(key.id)
     accounts.keys.revoke(key.id)
     assert [_reason(accounts, old), _reason(accounts, new)] == ["revoked", "revoked"]
+    for method in (accounts.keys.rotate, accounts.keys.change):
+        with pytest.raises(EndedKeyError) as caught:
+            method(key.id)
+        assert caught.value.reason == "revoked"
+
+
+CHANGES = {
+    "name": "new", "models": ("a", "b"), "roles": ("document",), "truncate": "end",
+    "requests_per_minute": 7, "tokens_per_minute": 8, "max_concurrent": 9,
+}  # fmt: skip
+
+
+def test_everything_but_who_pays_and_administers_can_be_changed_and_changed_back(accounts: Accounts) -> None:
+    secret, key = accounts.keys.create(account="acme", name="old", truncate="start", max_concurrent=1)
+    for field, value in CHANGES.items():
+        changed = accounts.keys.change(key.id, **{field: value})
+        assert {name: v for name, v in vars(changed).items() if v != getattr(key, name)} == {field: value}
+        assert accounts.keys.authenticate(secret) == changed == accounts.keys.get(key.prefix)
+        assert accounts.keys.change(key.id, **{field: getattr(key, field)}) == key
+    assert accounts.keys.change(key.id) == key
+
+
+def test_an_end_can_be_moved_but_not_into_the_past(accounts: Accounts, clock: Any) -> None:
+    def at(seconds: float) -> datetime:
+        return datetime.fromtimestamp(clock.now + seconds, tz=UTC)
+
+    _, key = accounts.keys.create(account="acme", expires_at=at(100))
+    assert accounts.keys.change(key.id, expires_at=at(200)).expires_at == at(200)
+    clock.pass_(150)
+    with pytest.raises(OptionError, match="past"):
+        accounts.keys.change(key.id, expires_at=at(-1))
+    assert accounts.keys.change(key.id, expires_at=None).expires_at is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("name", "a\x00b"), ("models", []), ("roles", ["passage"]), ("truncate", "middle"), ("requests_per_minute", 0),
+     ("tokens_per_minute", -1), ("max_concurrent", 2**60)],
+)  # fmt: skip
+def test_a_change_that_cannot_be_changes_nothing(accounts: Accounts, field: str, value: Any) -> None:
+    _, key = accounts.keys.create(account="acme", models=["a"], requests_per_minute=5)
+    with pytest.raises(OptionError):
+        accounts.keys.change(key.id, **{"name": "other", field: value})
+    assert accounts.keys.get(key.id) == key
+
+
+def test_changes_at_once_lose_nothing(open_with: Callable[..., Accounts]) -> None:
+    replicas = [open_with(), open_with()]
+    _, key = replicas[0].keys.create(account="acme")
+    changes: list[dict[str, Any]] = [{field: value} for field, value in CHANGES.items()]
+    with ThreadPoolExecutor(7) as pool:
+        list(pool.map(lambda n: replicas[n % 2].keys.change(key.id, **changes[n]), range(len(changes))))
+    assert {name: getattr(replicas[0].keys.get(key.id), name) for name in CHANGES} == CHANGES
+
+
+def test_a_session_recalls_a_key_as_long_as_its_secret_works(accounts: Accounts, clock: Any) -> None:
+    _, key = accounts.keys.create(account="acme")
+    assert accounts.keys.recall(key.prefix) == key
+    _, rotated = accounts.keys.rotate(key.id, grace_seconds=10)
+    assert accounts.keys.recall(key.prefix).id == accounts.keys.recall(rotated.prefix).id == key.id
+    clock.pass_(10)
     with pytest.raises(InvalidKeyError):
-        accounts.keys.rotate(key.id)
+        accounts.keys.recall(key.prefix)
+    accounts.keys.revoke(key.id)
+    for prefix in (rotated.prefix, "udk-nobody00", "", "\x00"):
+        with pytest.raises((InvalidKeyError, OptionError)):
+            accounts.keys.recall(prefix)
 
 
 @pytest.mark.parametrize("grace_seconds", [-1, 1e9, float("inf"), float("nan")])
@@ -177,7 +242,7 @@ def test_rotating_at_once_leaves_one_secret_without_an_end(open_with: Callable[.
     assert {_reason(replicas[1], secret) for secret in made if secret not in current} == {"expired"}
 
 
-@pytest.mark.parametrize("method", ["get", "revoke", "rotate"])
+@pytest.mark.parametrize("method", ["get", "change", "revoke", "rotate"])
 def test_an_unknown_key_is_named_but_a_pasted_secret_is_not_repeated(accounts: Accounts, method: str) -> None:
     secret, key = accounts.keys.create(account="acme")
     with pytest.raises(UnknownKeyError, match="key-nobody"):

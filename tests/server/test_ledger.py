@@ -428,3 +428,50 @@ def test_an_audit_finds_what_is_wrong(accounts: Accounts) -> None:
     audit = accounts.ledger.audit()
     assert not audit.sound
     assert (audit.unbalanced, audit.unanswered) == (("acme",), ("r1",))
+
+
+def test_a_topup_with_a_name_is_booked_once(open_with: Callable[..., Accounts]) -> None:
+    replicas = [open_with(), open_with()]
+    for account in ("acme", "other"):
+        replicas[0].keys.create(account=account)
+
+    def topup(number: int) -> bool:
+        try:
+            replicas[number % 2].ledger.topup("acme", microcredits=5, once="form 1")
+        except DuplicateRequestError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(topup, range(8))) == 1
+    with pytest.raises(DuplicateRequestError):
+        replicas[0].ledger.topup("other", microcredits=5, once="form 1")
+    for _ in range(2):
+        replicas[0].ledger.topup("acme", microcredits=5)
+    assert replicas[0].ledger.balances() == {"acme": 15, "other": 0}
+    assert replicas[1].ledger.audit().sound
+
+
+def test_the_operators_list_of_accounts(accounts: Accounts, clock: Any) -> None:
+    for name in ("b%_1", "B 2", "a"):
+        accounts.keys.create(account=name)
+    accounts.keys.revoke(accounts.keys.create(account="a")[1].id)
+    clock.pass_(60)
+    accounts.ledger.topup("a", microcredits=7)
+    holders = {holder.account: holder for holder in accounts.ledger.holders()}
+    a, *others = (holders[name] for name in ("a", "b%_1", "B 2"))
+    assert (a.account, a.balance_microcredits, a.keys) == ("a", 7, 1)
+    assert a.last_at is not None
+    assert (a.last_at - a.created_at).total_seconds() == 60
+    assert {holder.last_at for holder in others} == {None}
+    assert {holder.account for holder in accounts.ledger.holders(search="b")} == {"b%_1", "B 2"}
+    assert [holder.account for holder in accounts.ledger.holders(search="%_")] == ["b%_1"]
+    names = list(holders)
+    assert [h.account for h in accounts.ledger.holders(after=names[0], limit=1)] == names[1:2]
+
+
+def test_entries_of_some_kinds(accounts: Accounts) -> None:
+    accounts.keys.create(account="acme")
+    accounts.ledger.topup("acme", microcredits=1)
+    assert len(accounts.ledger.entries(account="acme", kinds=("topup", "debit"))) == 1
+    assert accounts.ledger.entries(account="acme", kinds=("debit",)) == []

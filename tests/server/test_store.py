@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc, insert, select, text
 
-from udever.server.account_errors import PepperError, StoreUnavailableError, StoreUrlError, StoreVersionError
+from udever.errors import OptionError
+from udever.server.account_errors import (
+    PepperError,
+    StoreUnavailableError,
+    StoreUrlError,
+    StoreVersionError,
+    UnknownKeyError,
+)
 from udever.server.accounts import Accounts, open_accounts
 from udever.server.pepper import find_pepper
 from udever.server.schema import accounts as accounts_table
@@ -99,6 +107,18 @@ def test_an_error_rolls_back(accounts: Accounts) -> None:
     with pytest.raises(ZeroDivisionError):
         fail_in_the_middle()
     assert accounts.ledger.balances() == {}
+
+
+def test_what_a_database_cannot_keep_is_the_callers_fault(accounts: Accounts) -> None:
+    """PostgreSQL keeps no NUL in a text; SQLite does."""
+    accounts.keys.create(account="acme")
+    for ask in (
+        lambda: accounts.ledger.topup("acme", microcredits=1, note="a\x00b"),
+        lambda: accounts.keys.get("\x00"),
+    ):
+        with suppress(OptionError, UnknownKeyError):
+            ask()
+    assert accounts.ledger.audit().sound
 
 
 @pytest.mark.parametrize("url", ["", "acme", "sqlite://", "sqlite:///:memory:", "mysql://root:geheim@db/x", "http://x"])

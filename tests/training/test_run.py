@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from udever import Embedder
 from udever.errors import DivergedError, RecipeError, RunChangedError, TrainingError
@@ -113,10 +114,14 @@ def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProc
 
 
 def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    done = finish(command(recipe_file, data, tmp_path / "run", "--json"))
+    done = finish(command(recipe_file, data, tmp_path / "run", "--json", "--tensorboard"))
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     log = run.read_log(tmp_path / "run")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == [
+        (entry["step"], pytest.approx(entry["loss"], rel=1e-6)) for entry in log
+    ]
     assert [entry["step"] for entry in log] == list(range(1, STEPS + 1))
     assert log[-1]["loss"] < 0.7 * log[0]["loss"]
     tuned = Embedder.load(summary["model"], precision="fp32")
@@ -125,6 +130,19 @@ def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path
     assert (tuned.max_tokens, tuned.matryoshka) == (base.max_tokens, (tuned.dimensions,))
     assert not (tuned.embed(["the fox"]) == base.embed(["the fox"])).all()
     assert (tmp_path / "run" / "loss.svg").read_text().startswith("<?xml")
+
+
+def test_a_task_too_small_for_a_batch_is_named(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    few = tmp_path / "data" / "few"
+    tokenizer = UdeverTokenizer.from_folder(Path(recipes.load(recipe_file).base))
+    with new_store(few, tokenizer=tokenizer, max_tokens=24) as writer:
+        writer.add([TextExample(f"fox {i}", (f"dog {i}",), (), None, "rare", False) for i in range(3)])
+    text = recipe_file.read_text().replace("epochs = 2.0", 'epochs = 0.2\nmixing = "one_task"')
+    pairs = json.dumps(str(data / "pairs"))
+    recipe_file.write_text(text.replace('path = "pairs"', f'path = {pairs}\n[[data]]\npath = "few"'))
+    done = finish(command(recipe_file, few.parent, tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "task 'rare' has 3 examples, fewer than a batch of 8: none is drawn" in done.stderr
 
 
 def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_tasks_come_interleaved() -> None:
 
 def test_a_task_smaller_than_a_batch_is_never_drawn_and_that_is_said() -> None:
     drawing = sampler([Store(a=9, b=3)], mixing="one_task")
+    assert drawing.never_drawn == {"b": 3}
     assert drawing.dropped == {"a": 1, "b": 3}
     assert {Store(a=9, b=3).task_of[index] for batch in epoch(drawing, 0) for _, index in batch} == {"a"}
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "serve": ("udever.cli.serve:serve", "Serve embeddings over HTTP, as OpenAI does."),
     "keys": ("udever.cli.keys:app", "Make, list, revoke and rotate API keys; give accounts credit."),
     "usage": ("udever.cli.usage:usage", "Show what was used, by day, model and key."),
+    "card": ("udever.cli.card:card", "Put measured scores into a trained model's card."),
     "delta": ("udever.cli.delta:app", "Show what a fine-tune moved; merge, extract and average deltas."),
     "export": ("udever.cli.export:export", "Write a model for sentence-transformers or ONNX Runtime."),
     "train": ("udever.cli.train:train", "Train a model by a recipe, or go on with a run."),

@@ -1,4 +1,4 @@
-"""`udever keys`: make, list, revoke and rotate API keys, and give accounts credit, directly in the accounts database.
+"""`udever keys`: make, list, limit, revoke and rotate API keys, and give credit, directly in the accounts database.
 
 Invariant: a secret is printed once, on stdout and by itself, when it is made; nothing else about it goes there.
 Does not know: how keys are stored, or whether a server is running; a running one obeys at once.
@@ -9,23 +9,27 @@ import re
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from udever.cli.database import DatabaseChoice, open_database
 from udever.cli.options import JsonFlag, Role, Truncate
 from udever.errors import OptionError
+from udever.server.credits import format_credits, to_microcredits
 
 if TYPE_CHECKING:
     from udever.server.auth import Key
 
-app = App(name="keys", help="Make, list, revoke and rotate API keys; give accounts credit.", help_format="plaintext")
+app = App(
+    name="keys", help="Make, list, limit, revoke and rotate API keys; give accounts credit.", help_format="plaintext"
+)
 
 DURATION = re.compile(r"(\d{1,6})([smhd])")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 COLUMNS = ("key", "account", "name", "status", "scopes", "limits", "credits")
 
+Limit = int | Literal["none"]
 KeyName = Annotated[str, Parameter(help="The key's id (key-…) or the visible start of its secret (udk-…).")]
 
 
@@ -49,7 +53,7 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a key and print its secret, once: KEY=$(udever keys create --account NAME)."""
-    amount = None if credits is None else _microcredits(credits)
+    amount = None if credits is None else to_microcredits(credits)
     expires_at = None if expires is None else _moment(expires)
     with open_database(choice, create=True) as accounts:
         secret, key = accounts.keys.create(
@@ -101,6 +105,43 @@ def list_(
 
 
 @app.command
+def limit(
+    key: KeyName,
+    /,
+    *,
+    requests_per_minute: Annotated[Limit | None, Parameter(help="A number, or none.")] = None,
+    tokens_per_minute: Annotated[Limit | None, Parameter(help="A number, or none.")] = None,
+    max_concurrent: Annotated[Limit | None, Parameter(help="A number, or none.")] = None,
+    model: Annotated[tuple[str, ...], Parameter(negative=(), help="Only these models from now on; repeatable.")] = (),
+    role: Annotated[tuple[Role, ...], Parameter(negative=(), help="Only these roles from now on.")] = (),
+    all_models: Annotated[bool, Parameter(negative=(), help="All models from now on.")] = False,
+    all_roles: Annotated[bool, Parameter(negative=(), help="Both roles from now on.")] = False,
+    choice: DatabaseChoice = DatabaseChoice(),  # noqa: B008
+    as_json: JsonFlag = False,
+) -> None:
+    """Change a key's limits and scopes, from its next request on; what is not named stays as it is."""
+    if (model and all_models) or (role and all_roles):
+        raise OptionError("--all-models excludes --model, and --all-roles excludes --role")
+    limits = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "max_concurrent": max_concurrent,
+    }
+    changes: dict[str, Any] = {name: None if n == "none" else n for name, n in limits.items() if n is not None}
+    changes |= {"models": model or None} if model or all_models else {}
+    changes |= {"roles": role or None} if role or all_roles else {}
+    if not changes:
+        raise OptionError("nothing to change", hint="say what, such as --requests-per-minute 600")
+    with open_database(choice) as accounts:
+        changed = accounts.keys.change(key, **changes)
+    if as_json:
+        print(json.dumps(changed.describe()))
+        return
+    scopes, limited = (", ".join(shown.split("\n")) for shown in (_scopes(changed), _limits(changed)))
+    print(f"{changed.id}: limits {limited}; scopes {scopes}")
+
+
+@app.command
 def revoke(
     key: KeyName,
     /,
@@ -143,26 +184,13 @@ def topup(
     as_json: JsonFlag = False,
 ) -> None:
     """Give an account credit. A credit is a million microcredits, in which prices are counted."""
-    amount = _microcredits(credits)
+    amount = to_microcredits(credits)
     with open_database(choice) as accounts:
         balance = accounts.ledger.topup(account, microcredits=amount, note=note)
     if as_json:
         print(json.dumps({"account": account, "balance_microcredits": balance}))
     else:
         print(f"{account} has {format_credits(balance)} credits")
-
-
-def format_credits(microcredits: int) -> str:
-    """As credits, exactly: 1,234.5."""
-    whole = f"{Decimal(microcredits).scaleb(-6):,f}"
-    return whole.rstrip("0").rstrip(".") or "0"
-
-
-def _microcredits(amount: Decimal) -> int:
-    scaled = amount.scaleb(6) if amount.is_finite() else Decimal("0.1")
-    if scaled != scaled.to_integral_value() or abs(scaled) >= 2**53:
-        raise OptionError(f"{amount} is no amount of credits", hint="use at most six decimals, and less than 9 billion")
-    return int(scaled)
 
 
 def _duration(spoken: str) -> int | None:

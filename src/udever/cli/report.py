@@ -49,7 +49,7 @@ def report(
     from udever.evaluation.reports.gather import gather
     from udever.evaluation.reports.report import build
 
-    made = build(gather(results), against=_chosen(against))
+    made = build(gather(results), against=chosen(against))
     if output is not None:  # before the reader of stdout can go away
         _write(made, output)
     if as_json:
@@ -58,8 +58,9 @@ def report(
         _show(made, files=output is not None)
 
 
-def _chosen(against: str | None) -> tuple[str, ...]:
-    from udever.evaluation.reports.published import REFERENCES, choose
+def chosen(against: str | None) -> tuple[str, ...]:
+    """The published models that a comma-separated option means."""
+    from udever.catalog.published import REFERENCES, choose
 
     if against is None:
         return REFERENCES

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -40,6 +41,7 @@ def train(
     precision: Annotated[Literal["auto", "fp32", "bf16"], Parameter(help="Of the frozen weights.")] = "auto",
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Annotated[str, Parameter(help="For activations: auto (half of what is free), or such as 8GB.")] = "auto",
+    tensorboard: Annotated[bool, Parameter(negative=(), help="Also log for TensorBoard, in the run's folder.")] = False,
     checkpoint_every: Annotated[int, Parameter(help="Steps between checkpoints.")] = 50,
     progress: Annotated[bool | None, Parameter(help="A progress bar on stderr; default: on a terminal.")] = None,
     as_json: JsonFlag = False,
@@ -49,30 +51,39 @@ def train(
     For several GPUs: torchrun --nproc-per-node 8 -m udever train RECIPE …
     """
     with needing("train", what="training"):
+        if tensorboard:  # said now, not after the model is loaded
+            import_module("tensorboard")
         from udever.training import recipe as recipes
         from udever.training.session import open_session
     if checkpoint_every < 1:
         raise OptionError(f"--checkpoint-every is {checkpoint_every}", hint="pass 1 or more")
     parsed = recipes.load(recipe)
-    options: dict[str, Any] = {"precision": precision, "device": device, "memory_bytes": _bytes(memory)}
-    with open_session(parsed, data=data, **options) as session:
+    loading: dict[str, Any] = {"precision": precision, "device": device, "memory_bytes": _bytes(memory)}
+    with open_session(parsed, data=data, **loading) as session:
         if verify:
             return _verify(session, as_json=as_json)
         folder = output or Path("runs") / parsed.name
         shown = session.world.is_main and (sys.stderr.isatty() if progress is None else progress)
-        summary = _train(session, folder, recipe.parent, resume=resume, every=checkpoint_every, data=data, shown=shown)
+        options = {"every": checkpoint_every, "tensorboard": tensorboard}
+        summary = _train(session, folder, recipe.parent, resume=resume, data=data, shown=shown, options=options)
         if session.world.is_main:
             _report(summary, as_json=as_json)
     return 0
 
 
 def _train(
-    session: "Session", folder: Path, beside: Path, *, resume: bool, every: int, data: Path, shown: bool
+    session: "Session", folder: Path, beside: Path, *, resume: bool, data: Path, shown: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
     from udever.training import plot, run
 
     if session.world.is_main:
         run.begin(folder, session.identity, resume=resume)
+        for task, examples in session.batches.never_drawn.items():
+            size = session.recipe.batch.size
+            print(
+                f"task {task!r} has {examples:,} examples, fewer than a batch of {size:,}: none is drawn",
+                file=sys.stderr,
+            )
     session.world.wait()
     began = time.monotonic()
     with _progress(session.batches.steps, shown=shown) as on_step:
@@ -81,11 +92,13 @@ def _train(
             evaluate=_evaluation(session, folder, beside, data=data),
             keep_best=lambda: session.write(folder / "best"),
         )
-        run.train(session.trainer, folder, world=session.world, every=every, callbacks=callbacks)
+        run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
     if session.world.is_main:
         session.write(result)
-        plot.draw(folder / "loss.svg", run.read_log(folder))
+        log = run.read_log(folder)
+        (result / "README.md").write_text(session.describe(log), "utf-8")
+        plot.draw(folder / "loss.svg", log)
     log = run.read_log(folder)
     return {
         "model": str(result),

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from udever.cli.database import DatabaseChoice, open_database
-from udever.cli.keys import format_credits
 from udever.cli.options import JsonFlag
 from udever.errors import OptionError
+from udever.server.credits import format_credits
 
 if TYPE_CHECKING:
     from udever.server.books import UsageRow

@@ -58,6 +58,8 @@ class _Request:
     """Indices not yet in a batch."""
     tokens_left: int
     """Tokens not yet computed."""
+    on_start: Callable[[], None] | None
+    """To be called once; None after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,11 @@ class Batcher:
         if self._thread.is_alive():
             self._thread.join(end_seconds)
 
-    def submit(self, sequences: list[list[int]]) -> "Future[Vectors]":
+    def submit(self, sequences: list[list[int]], *, on_start: Callable[[], None] | None = None) -> "Future[Vectors]":
         """Queue token ids, as `Embedder.tokenize` makes them.
+
+        Args:
+            on_start: called in the model thread when the first of them goes into a batch.
 
         Returns:
             a future of raw hidden states float32 [len(sequences), width], for `Embedder.finish`. Cancelling it drops
@@ -158,6 +163,7 @@ class Batcher:
             arrived=time.monotonic(),
             waiting=deque(range(len(sequences))),
             tokens_left=sum(map(len, sequences)),
+            on_start=on_start,
         )
         if not sequences:
             request.future.set_result(request.out)
@@ -241,6 +247,7 @@ class Batcher:
                 room -= item.tokens
         for item in batch:
             item.request.waiting.remove(item.index)
+            _start(item.request)
         self._requests.rotate(-1)  # whoever was first has been served: others are first now
         self._requests = deque(request for request in self._requests if request.waiting)
         return batch
@@ -308,3 +315,9 @@ class Batcher:
         request.waiting.clear()
         with suppress(InvalidStateError):  # cancelled or given up
             request.future.set_exception(error)
+
+
+def _start(request: _Request) -> None:
+    if request.on_start is not None:
+        request.on_start()
+        request.on_start = None

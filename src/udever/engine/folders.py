@@ -1,6 +1,6 @@
-"""A folder that appears whole under its name, or not at all.
+"""A folder, or a file, that appears whole under its name, or not at all.
 
-Invariant: whatever goes wrong, no half-written folder has the name, and one that stood there is as it was.
+Invariant: whatever goes wrong, nothing half-written has the name, and what stood there is as it was.
 Does not know: what is written.
 """
 
@@ -37,6 +37,25 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         _take_name(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A name to write to; it becomes `path`, replacing what stands there, when the block ends. Makes the folder.
+
+    Args:
+        durable: whole also after a power cut, not only after a killed process: on the disk before it gets its name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        if durable:
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def is_free(path: Path) -> bool:

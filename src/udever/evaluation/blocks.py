@@ -7,7 +7,6 @@ Does not know: where the texts come from, or what the vectors are for.
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from udever.engine.folders import whole_file
 from udever.errors import EvaluationError
 
 Vectors = NDArray[np.float32]
@@ -100,13 +100,5 @@ def _read(path: Path, shape: tuple[int, int], *, mapped: bool = False) -> Vector
 
 def _write(path: Path, vectors: Vectors) -> None:
     """All or nothing, also when the power fails: on disk under another name before it gets its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, vectors)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, durable=True) as unfinished, unfinished.open("wb") as file:
+        np.save(file, vectors)

@@ -8,13 +8,13 @@ Does not know: how any score is computed, or how it is shown.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from udever.engine.folders import whole_file
 from udever.errors import ResultFileError
 
 FORMAT = 1
@@ -76,13 +76,8 @@ def path_of(output: Path, result: Result) -> Path:
 def write(output: Path, result: Result) -> Path:
     """Write atomically; returns the file. An older result of the same task is replaced."""
     path = path_of(output, result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps({"format": FORMAT, **asdict(result)}, ensure_ascii=False, indent=1) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps({"format": FORMAT, **asdict(result)}, ensure_ascii=False, indent=1) + "\n")
     return path
 
 

@@ -2,8 +2,10 @@
 
 AccountError
 ├── InvalidKeyError          the secret is unknown, revoked or expired
+│   └── EndedKeyError          a key that is to be changed is revoked or has expired
 ├── ScopeError               the key may not use this model, this role or the admin endpoints
-├── RateLimitedError         too many requests, tokens or concurrent requests for this key; or sign-ups from an address
+├── RateLimitedError         too many requests, tokens, concurrent requests of a key; sign-ups, sign-ins of an address
+├── HandOnError              a key may not give or manage more than it has itself
 ├── InsufficientCreditError  the account cannot pay for this request
 ├── DuplicateRequestError    a request id was admitted before
 ├── UnknownKeyError          no key of this id or prefix
@@ -24,7 +26,8 @@ from udever.server.windows import Window, Windows
 
 InvalidReason = Literal["unknown", "revoked", "expired"]
 ScopeKind = Literal["model", "role", "admin"]
-LimitKind = Literal["requests", "tokens", "concurrent", "signups"]
+LimitKind = Literal["requests", "tokens", "concurrent", "signups", "signins"]
+_UNITS = {"concurrent": "concurrent requests", "signups": "sign-ups per day", "signins": "failed sign-ins"}
 
 
 class AccountError(UdeverError):
@@ -42,6 +45,24 @@ class InvalidKeyError(AccountError):
         spoken = {"unknown": "is not known here", "revoked": "was revoked", "expired": "has expired"}
         super().__init__(f"this API key {spoken[reason]}", hint="check the key, or create one with udever keys create")
         self.reason = reason
+
+
+class EndedKeyError(InvalidKeyError):
+    """A key that is to be changed or rotated is revoked or has expired; whoever asks has shown a valid key."""
+
+    code = "key_ended"
+
+
+class HandOnError(AccountError):
+    """What a key does for other keys must lie within what it may do itself; `what` says where it does not."""
+
+    code = "beyond_own_key"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"your own key does not allow this: {what}", hint="sign in with a key that may, or ask the operator"
+        )
+        self.what = what
 
 
 class ScopeError(AccountError):
@@ -70,7 +91,7 @@ class RateLimitedError(AccountError):
         retryable: bool = True,
         standing: Windows | None = None,
     ) -> None:
-        unit = {"concurrent": "concurrent requests", "signups": "sign-ups per day"}.get(what, f"{what} per minute")
+        unit = _UNITS.get(what, f"{what} per minute")
         hint = f"try again in {retry_after_seconds:.1f} s" if retryable else "send fewer tokens in one request"
         super().__init__(f"the limit of {window.limit:,} {unit} is reached", hint=hint)
         self.what = what

@@ -1,4 +1,4 @@
-"""The one door to the accounts: a database URL becomes keys, ledger and sign-ups that are ready to use.
+"""The one door to the accounts: a database URL becomes keys, ledger, sign-ups and votes that are ready to use.
 
 Invariant: whatever comes out of `open_accounts` has an up-to-date schema and the right pepper.
 Does not know: where the URL and the pepper come from (settings.py), or who asks (HTTP or the command line).
@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from udever.server.addresses import Addresses
 from udever.server.auth import Keys
+from udever.server.delegation import OwnKeys
 from udever.server.ledger import Ledger
 from udever.server.pepper import find_pepper
+from udever.server.signin import SignIns
 from udever.server.signup import SignUps
 from udever.server.store import Store
+from udever.server.votes import Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,9 @@ class Accounts:
     keys: Keys
     ledger: Ledger
     signups: SignUps
+    signins: SignIns
+    own_keys: OwnKeys
+    votes: Votes
 
     def close(self) -> None:
         """Close the database's connections."""
@@ -68,5 +75,13 @@ def open_accounts(
         store.close()
         raise
     ledger = Ledger(store, clock=clock, lease_seconds=lease_seconds)
-    signups = SignUps(store, keys=keys, ledger=ledger, clock=clock)
-    return Accounts(store=store, keys=keys, ledger=ledger, signups=signups)
+    addresses = Addresses(store, digest=keys.digest, clock=clock)
+    return Accounts(
+        store=store,
+        keys=keys,
+        ledger=ledger,
+        signups=SignUps(store, keys=keys, ledger=ledger, addresses=addresses),
+        signins=SignIns(store, keys=keys, addresses=addresses),
+        own_keys=OwnKeys(store, keys=keys, clock=clock),
+        votes=Votes(store, digest=keys.digest, clock=clock),
+    )

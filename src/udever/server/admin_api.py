@@ -6,7 +6,7 @@ Does not know: how keys are stored or money is booked (auth.py, ledger.py).
 
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
@@ -15,8 +15,8 @@ from starlette.responses import Response
 from udever.server.errors import RequestError
 from udever.server.openai_api import json_response
 from udever.server.openapi import BEARER, answers, takes
-from udever.server.pipeline import admin, read_body, service_of
-from udever.server.schemas import CreateKeyRequest, RotateKeyRequest, TopupRequest
+from udever.server.pipeline import address_of, admin, read_body, service_of
+from udever.server.schemas import ChangeKeyRequest, CreateKeyRequest, RotateKeyRequest, TopupRequest
 
 GroupBy = Literal["day", "account", "key", "model", "role"]
 router = APIRouter(tags=["Admin"], dependencies=[BEARER])
@@ -29,8 +29,7 @@ async def sign_up(request: Request) -> Response:
     microcredits = service.settings.signup_microcredits
     if not microcredits:
         raise RequestError("Sign-up is switched off here.", code="signup_disabled", status=404)
-    address = request.client.host if request.client else "127.0.0.1"
-    sign_up = partial(service.access.accounts.signups.sign_up, address=address, microcredits=microcredits)
+    sign_up = partial(service.access.accounts.signups.sign_up, address=address_of(request), microcredits=microcredits)
     secret, key = await service.access.call(sign_up)
     return json_response({"secret": secret, "key": key.describe(), "microcredits": microcredits}, status=201)
 
@@ -38,12 +37,10 @@ async def sign_up(request: Request) -> Response:
 @router.post("/v1/admin/keys", responses=answers(status=201), status_code=201, openapi_extra=takes(CreateKeyRequest))
 async def create_key(request: Request) -> Response:
     """A new key; its secret is shown in this answer and never again."""
-    await admin(request)
+    boss = await admin(request)
     access, body = service_of(request).access, await read_body(request, CreateKeyRequest)
-    fields = body.model_dump(exclude={"expires_in_seconds"})
-    lasting = body.expires_in_seconds
-    expires_at = datetime.now(UTC) + timedelta(seconds=lasting) if lasting else None
-    secret, key = await access.call(partial(access.accounts.keys.create, **fields, expires_at=expires_at))
+    create = partial(access.accounts.keys.create, **_fields(body), made_by=boss.id)
+    secret, key = await access.call(create)
     return json_response({"secret": secret, "key": key.describe()}, status=201)
 
 
@@ -54,6 +51,15 @@ async def list_keys(request: Request, account: str | None = None) -> Response:
     access = service_of(request).access
     keys = await access.call(partial(access.accounts.keys.list, account=account))
     return json_response({"object": "list", "data": [key.describe() for key in keys]})
+
+
+@router.patch("/v1/admin/keys/{key_id}", responses=answers(), openapi_extra=takes(ChangeKeyRequest))
+async def change_key(request: Request, key_id: str) -> Response:
+    """Change a key's name, scopes or limits, from its next request on."""
+    await admin(request)
+    access, body = service_of(request).access, await read_body(request, ChangeKeyRequest)
+    change = partial(access.accounts.keys.change, key_id, **_fields(body, exclude_unset=True))
+    return json_response((await access.call(change)).describe())
 
 
 @router.delete("/v1/admin/keys/{key_id}", responses=answers())
@@ -110,3 +116,12 @@ async def usage(
         partial(ledger.usage, since=since, until=until, group_by=by, account=account)
     )
     return json_response({"object": "list", "data": [row.describe() for row in rows]})
+
+
+def _fields(body: CreateKeyRequest | ChangeKeyRequest, *, exclude_unset: bool = False) -> dict[str, Any]:
+    """What `Keys` takes: a time to live becomes an end."""
+    fields = body.model_dump(exclude_unset=exclude_unset)
+    if "expires_in_seconds" in fields:
+        lasting = fields.pop("expires_in_seconds")
+        fields["expires_at"] = None if lasting is None else datetime.now(UTC) + timedelta(seconds=lasting)
+    return fields

@@ -14,15 +14,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from udever import __version__
+from udever.catalog.manifests import load_catalog
 from udever.errors import ModelError, UdeverError
 from udever.server import admin_api, health, openai_api, text_api
 from udever.server.access import Access
 from udever.server.account_errors import StoreUnavailableError
-from udever.server.errors import ClientGoneError, fault_of
+from udever.server.console import ROUTER as CONSOLE
+from udever.server.console import answer as page_or_json
+from udever.server.console import prepare as prepare_pages
+from udever.server.errors import ClientGoneError, Fault, fault_of
 from udever.server.hosting import Hosting
 from udever.server.middleware import Frame
 from udever.server.pipeline import Service, record_of
@@ -40,13 +45,18 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     Args:
         on_failure: called when a model cannot be loaded at start (in the loading thread) or the accounts cannot be
             opened, with a name for it and the error.
+
+    Raises:
+        CatalogError: a manifest in the settings' `catalog_dir` cannot be used; names the file and the field.
     """
     telemetry = Telemetry()
+    catalog = load_catalog(settings.catalog_dir)
     service = Service(
         settings=settings,
         telemetry=telemetry,
         access=Access(settings, telemetry=telemetry),
-        hosting=Hosting(settings, telemetry=telemetry),
+        hosting=Hosting(settings, telemetry=telemetry, catalog=catalog),
+        catalog=catalog,
     )
 
     @asynccontextmanager
@@ -76,7 +86,18 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     app.state.service = service
     for module in (openai_api, text_api, health, admin_api):
         app.include_router(module.router)
-    app.add_middleware(Frame, settings=settings, telemetry=telemetry)
+    if settings.console:
+        prepare_pages()
+        app.include_router(CONSOLE)
+    app.add_middleware(Frame, settings=settings, telemetry=telemetry, answer=_answer)
+    if settings.cors_origins:  # keys travel in a header: a page of another origin gets no session, that is in a cookie
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type"],
+            expose_headers=["*"],
+        )
     if settings.otlp_endpoint:
         app.add_middleware(Traced, provider=tracer_provider(settings.otlp_endpoint))
     return app
@@ -90,4 +111,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     record_of(request).code = fault.code or ""
     if isinstance(error, (StoreUnavailableError, ModelError)):  # the client is not told why, the operator is
         request.app.state.service.telemetry.log.warning("refused", code=error.code, why=str(error))
-    return fault.response()
+    return await _answer(request, fault)
+
+
+async def _answer(request: Request, fault: Fault) -> Response:
+    """A page for a person, JSON for a program; without the console everyone is a program."""
+    return await page_or_json(request, fault) if request.app.state.service.settings.console else fault.response()

@@ -1,4 +1,4 @@
-"""API keys: made, shown once, checked, rotated, revoked.
+"""API keys: made, shown once, checked, changed, rotated, revoked.
 
 A secret is `udk-` and 40 random letters and digits. The first 8 of them stay visible and find the row; of the whole
 only an HMAC-SHA-256 under the server's pepper is stored, and compared in constant time.
@@ -21,8 +21,8 @@ from typing import Any, Literal, Unpack
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from udever.errors import OptionError
-from udever.server.account_errors import InvalidKeyError, PepperError, ScopeError, UnknownKeyError
-from udever.server.key_fields import KeyFields, new_row
+from udever.server.account_errors import EndedKeyError, InvalidKeyError, PepperError, ScopeError, UnknownKeyError
+from udever.server.key_fields import LIMITS, KeyChanges, KeyFields, changed_values, new_row
 from udever.server.schema import accounts, facts, keys, secrets
 from udever.server.store import Store
 
@@ -60,6 +60,8 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    made_by: str | None
+    """Id of the key that made it over HTTP; None: the command line or a sign-up did."""
 
     def allows(self, *, model: str | None = None, role: str | None = None) -> bool:
         """Whether it may use this model and this role; None asks for neither."""
@@ -72,6 +74,11 @@ class Key:
             raise ScopeError("model", value=model or "")
         if not self.allows(role=role):
             raise ScopeError("role", value=role or "")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that it has, by name."""
+        return {name: limit for name in LIMITS if (limit := getattr(self, name)) is not None}
 
     def require_admin(self) -> None:
         """Raises `ScopeError` unless it is an admin key."""
@@ -142,16 +149,22 @@ class Keys:
             InvalidKeyError: unknown, revoked or expired.
         """
         well_formed = SECRET.fullmatch(secret) is not None
-        with self._store.read() as connection:
-            prefix = secret[:PREFIX_CHARACTERS] if well_formed else ""
-            row = connection.execute(_AUTHENTICATE, {"prefix": prefix}).one_or_none()
+        row = self._look_up(secret[:PREFIX_CHARACTERS] if well_formed else "")
         stored = NOBODY if row is None else bytes(row.digest)
         if not hmac.compare_digest(self.digest(secret), stored) or row is None:
             raise InvalidKeyError("unknown")
-        check_usable(row, now_us=self._now_us())
-        if row.secret_expires_us is not None and row.secret_expires_us <= self._now_us():
-            raise InvalidKeyError("expired")
-        return _key(row)
+        return self._if_usable(row)
+
+    def recall(self, prefix: str) -> Key:
+        """The key of somebody who has authenticated before with the secret of this prefix, while that secret works.
+
+        Raises:
+            InvalidKeyError: unknown, revoked or expired.
+        """
+        row = self._look_up(prefix)
+        if row is None:
+            raise InvalidKeyError("unknown")
+        return self._if_usable(row)
 
     def list(self, *, account: str | None = None) -> "list[Key]":
         """All keys, or those of one account, oldest first; revoked and expired ones too."""
@@ -163,36 +176,61 @@ class Keys:
     def get(self, name: str) -> Key:
         """The key of this id or visible prefix, also of a rotated one. Raises `UnknownKeyError`."""
         with self._store.read() as connection:
-            return _find(connection, name)
+            return find(connection, name)
+
+    def change(self, key: str, /, **changes: Unpack[KeyChanges]) -> Key:
+        """Change what the key may do, from its next request on; what is not named stays as it is.
+
+        Raises:
+            UnknownKeyError: no such key.
+            EndedKeyError: it is revoked or has expired.
+            OptionError: a value that cannot be; names it.
+        """
+        with self._store.write() as connection:
+            return self.change_within(connection, key, **changes)
+
+    def change_within(self, connection: Connection, key: str, /, **changes: Unpack[KeyChanges]) -> Key:
+        """`change`, within a transaction of the caller."""
+        locked = self._lock(connection, key)
+        values = changed_values(locked._asdict(), changes, now_us=self._now_us())
+        if values:
+            connection.execute(update(keys).where(keys.c.id == locked.id).values(values))
+        return find(connection, locked.id)
 
     def revoke(self, name: str) -> Key:
         """Refuse the key from now on, for good. Raises `UnknownKeyError`."""
         with self._store.write() as connection:
-            key = _find(connection, name)
-            mine = update(keys).where(keys.c.id == key.id, keys.c.revoked_us.is_(None))
-            connection.execute(mine.values(revoked_us=self._now_us()))
-            return _find(connection, key.id)
+            return self.revoke_within(connection, name)
+
+    def revoke_within(self, connection: Connection, name: str) -> Key:
+        """`revoke`, within a transaction of the caller."""
+        key = find(connection, name)
+        mine = update(keys).where(keys.c.id == key.id, keys.c.revoked_us.is_(None))
+        connection.execute(mine.values(revoked_us=self._now_us()))
+        return find(connection, key.id)
 
     def rotate(self, name: str, *, grace_seconds: float = DAY_SECONDS) -> tuple[str, Key]:
         """A new secret for the same key; the old ones work for another `grace_seconds`, unless they end sooner.
 
         Raises:
             UnknownKeyError: no such key.
-            InvalidKeyError: it is revoked or has expired.
+            EndedKeyError: it is revoked or has expired.
             OptionError: a grace below zero or above a year.
         """
+        with self._store.write() as connection:
+            return self.rotate_within(connection, name, grace_seconds=grace_seconds)
+
+    def rotate_within(self, connection: Connection, name: str, *, grace_seconds: float) -> tuple[str, Key]:
+        """`rotate`, within a transaction of the caller."""
         if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
             raise OptionError("the grace time must be between 0 and a year", hint="0 ends the old secret at once")
         ends_us = self._now_us() + int(grace_seconds * 1e6)
-        with self._store.write() as connection:
-            key = _find(connection, name)
-            locked = connection.execute(select(keys).where(keys.c.id == key.id).with_for_update()).one()
-            check_usable(locked, now_us=self._now_us())
-            still_longer = or_(secrets.c.expires_us.is_(None), secrets.c.expires_us > ends_us)
-            connection.execute(
-                update(secrets).where(secrets.c.key_id == key.id, still_longer).values(expires_us=ends_us)
-            )
-            return self._new_secret(connection, key.id)
+        locked = self._lock(connection, name)
+        still_longer = or_(secrets.c.expires_us.is_(None), secrets.c.expires_us > ends_us)
+        connection.execute(
+            update(secrets).where(secrets.c.key_id == locked.id, still_longer).values(expires_us=ends_us)
+        )
+        return self._new_secret(connection, locked.id)
 
     def digest(self, secret: str) -> bytes:
         """What is stored in place of a secret: its HMAC-SHA-256 under the pepper."""
@@ -202,7 +240,27 @@ class Keys:
         secret = f"udk-{_random(40)}"
         row = {"prefix": secret[:PREFIX_CHARACTERS], "key_id": key_id, "digest": self.digest(secret)}
         connection.execute(insert(secrets).values(**row, created_us=self._now_us()))
-        return secret, _find(connection, key_id)
+        return secret, find(connection, key_id)
+
+    def _look_up(self, prefix: str) -> Row[Any] | None:
+        with self._store.read() as connection:
+            return connection.execute(_AUTHENTICATE, {"prefix": prefix}).one_or_none()
+
+    def _if_usable(self, row: Row[Any]) -> Key:
+        check_usable(row, now_us=self._now_us())
+        if row.secret_expires_us is not None and row.secret_expires_us <= self._now_us():
+            raise InvalidKeyError("expired")
+        return _key(row)
+
+    def _lock(self, connection: Connection, name: str) -> Row[Any]:
+        """The key's row, for this transaction alone."""
+        key = find(connection, name)
+        locked = connection.execute(select(keys).where(keys.c.id == key.id).with_for_update()).one()
+        try:
+            check_usable(locked, now_us=self._now_us())
+        except InvalidKeyError as error:
+            raise EndedKeyError(error.reason) from error
+        return locked
 
     def _now_us(self) -> int:
         return int(self._clock() * 1e6)
@@ -221,7 +279,8 @@ def to_datetime(moment_us: int | None) -> datetime | None:
     return None if moment_us is None else datetime.fromtimestamp(moment_us / 1e6, tz=UTC)
 
 
-def _find(connection: Connection, name: str) -> Key:
+def find(connection: Connection, name: str) -> Key:
+    """The key of this id or visible prefix. Raises `UnknownKeyError`."""
     by_prefix = select(secrets.c.key_id).where(secrets.c.prefix == name).scalar_subquery()
     row = connection.execute(_DESCRIBE.where(or_(keys.c.id == name, keys.c.id == by_prefix))).one_or_none()
     if row is None:
@@ -245,6 +304,7 @@ def _key(row: Row[Any]) -> Key:
         created_at=datetime.fromtimestamp(row.created_us / 1e6, tz=UTC),
         expires_at=to_datetime(row.expires_us),
         revoked_at=to_datetime(row.revoked_us),
+        made_by=row.made_by,
     )
 
 

@@ -4,7 +4,7 @@ Invariant: nothing here writes; usage is the sum of debits and refunds, so it ag
 Does not know: limits, leases in force, or how a report is printed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, exists, func, not_, or
 
 from udever.errors import OptionError
 from udever.server.account_errors import UnknownAccountError
-from udever.server.schema import EntryKind, accounts, entries, leases
+from udever.server.schema import EntryKind, accounts, entries, keys, leases
 from udever.server.store import Store
 from udever.server.windows import DAY_US
 
@@ -73,6 +73,19 @@ class Entry:
     texts: int
     note: str
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """An account in the operator's list."""
+
+    account: str
+    balance_microcredits: int
+    keys: int
+    """Those that are not revoked."""
+    created_at: datetime
+    last_at: datetime | None
+    """Of its newest entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +154,35 @@ class Books:
         # without any grouping, SQL answers one row of nulls where there is nothing to sum
         return [_usage_row(dict(row)) for row in rows if row["requests"] or row["tokens"] or row["microcredits"]]
 
-    def entries(self, *, account: str, limit: int = 100) -> list[Entry]:
-        """An account's last entries, newest first."""
-        query = select(entries).where(entries.c.account == account).order_by(entries.c.id.desc()).limit(limit)
+    def holders(self, *, search: str = "", after: str = "", limit: int = 100) -> list[Holder]:
+        """Accounts whose names contain `search` and come behind `after`, in alphabetical order."""
+        number = select(func.count()).where(keys.c.account == accounts.c.name, keys.c.revoked_us.is_(None))
+        last = select(entries.c.created_us).where(entries.c.account == accounts.c.name).order_by(entries.c.id.desc())
+        query = (
+            select(accounts, number.scalar_subquery().label("keys"), last.limit(1).scalar_subquery().label("last_us"))
+            .where(accounts.c.name > after, accounts.c.name.icontains(search, autoescape=True))
+            .order_by(accounts.c.name)
+            .limit(limit)
+        )
+        with self._store.read() as connection:
+            rows = connection.execute(query).all()
+        return [
+            Holder(
+                account=row.name,
+                balance_microcredits=row.balance_microcredits,
+                keys=row.keys,
+                created_at=datetime.fromtimestamp(row.created_us / 1e6, tz=UTC),
+                last_at=None if row.last_us is None else datetime.fromtimestamp(row.last_us / 1e6, tz=UTC),
+            )
+            for row in rows
+        ]
+
+    def entries(
+        self, *, account: str, limit: int = 100, kinds: Collection[EntryKind] = get_args(EntryKind)
+    ) -> list[Entry]:
+        """An account's last entries of these kinds, newest first."""
+        mine = select(entries).where(entries.c.account == account, entries.c.kind.in_(kinds))
+        query = mine.order_by(entries.c.id.desc()).limit(limit)
         with self._store.read() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         return [Entry(created_at=datetime.fromtimestamp(row.pop("created_us") / 1e6, tz=UTC), **row) for row in rows]

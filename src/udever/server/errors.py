@@ -34,6 +34,8 @@ from udever.errors import (
 )
 from udever.server.account_errors import (
     AccountError,
+    EndedKeyError,
+    HandOnError,
     InsufficientCreditError,
     InvalidKeyError,
     RateLimitedError,
@@ -247,6 +249,8 @@ _FAULTS: Mapping[type[BaseException], Callable[[Any], Fault]] = {
     InvalidKeyError: lambda e: Fault(
         status=401, message=f"Incorrect API key provided: {e}.", code=e.code, headers=BEARER
     ),
+    EndedKeyError: lambda e: Fault(status=409, message=f"{e.message}.", code=e.code),
+    HandOnError: lambda e: Fault(status=403, message=f"{e}.", code=e.code),
     ScopeError: _scope,
     RateLimitedError: _rate_limited,
     InsufficientCreditError: lambda e: Fault(

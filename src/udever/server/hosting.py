@@ -11,11 +11,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from udever.catalog.manifests import ModelManifest
 from udever.errors import UdeverError
 from udever.server.errors import ModelLoadingError, RequestError
 from udever.server.inputs import Prepared, Texts, prepare, split_model
@@ -44,14 +45,26 @@ class Loaded:
     embedder: "Embedder"
     batcher: "Batcher"
     fingerprint: str
+    base: str = ""
+    """Name of the model that a delta belongs to; empty for a full checkpoint."""
 
 
 class Hosted:
     """One served model. Its methods are called from the event loop."""
 
-    def __init__(self, name: str, *, source: str, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        source: str,
+        settings: Settings,
+        telemetry: Telemetry,
+        manifest: ModelManifest | None = None,
+    ) -> None:
         self.name = name
         """The id that clients use."""
+        self.manifest = manifest
+        """What the catalogue knows of it beforehand."""
         self.source = source
         """What `Embedder.load` takes."""
         self._settings = settings
@@ -72,9 +85,10 @@ class Hosted:
 
     @property
     def microcredits_per_token(self) -> int:
-        """The price: the settings', else that of the model's manifest."""
+        """The price: the settings', else the catalogue's, else that of the model's own `udever.json`."""
+        listed = self.manifest.microcredits_per_token if self.manifest else None
         own = self.loaded.embedder.manifest.microcredits_per_token if self.loaded else 1
-        return self._settings.prices.get(self.name, own)
+        return self._settings.prices.get(self.name, own if listed is None else listed)
 
     @property
     def loaded(self) -> Loaded | None:
@@ -125,10 +139,14 @@ class Hosted:
         if self.loaded:
             self.loaded.batcher.require_room()
 
-    async def embed(self, sequences: list[list[int]]) -> "Vectors":
-        """Raw float32 [n, width]; cancelling the caller drops what is not yet computed."""
+    async def embed(self, sequences: list[list[int]], *, on_start: Callable[[], None] | None = None) -> "Vectors":
+        """Raw float32 [n, width]; cancelling the caller drops what is not yet computed.
+
+        Args:
+            on_start: called, in another thread, when the first of them goes into a batch.
+        """
         loaded = await self.get()
-        return await asyncio.wrap_future(loaded.batcher.submit(sequences))
+        return await asyncio.wrap_future(loaded.batcher.submit(sequences, on_start=on_start))
 
     def close(self) -> None:
         """Give up what is queued: requests have had their grace. Then wait for the threads that are in the model,
@@ -155,6 +173,7 @@ class Hosted:
     def _make(self) -> Loaded:
         from udever.engine.batcher import Batcher
         from udever.engine.embedder import Embedder
+        from udever.engine.locating import locate
 
         settings = self._settings
         embedder = Embedder.load(self.source, precision=settings.precision, device=settings.device)
@@ -165,18 +184,26 @@ class Hosted:
             on_batch=self._telemetry.on_batch(self.name),
         )
         fingerprint = embedder.fingerprint
+        delta = locate(self.source).delta
         batcher.start()
         self._telemetry.watch(self.name, batcher)
-        return Loaded(embedder=embedder, batcher=batcher, fingerprint=fingerprint)
+        base = _public_name(delta.base.name) if delta else ""
+        return Loaded(embedder=embedder, batcher=batcher, fingerprint=fingerprint, base=base)
 
 
 class Hosting:
     """All served models by name."""
 
-    def __init__(self, settings: Settings, *, telemetry: Telemetry) -> None:
+    def __init__(
+        self, settings: Settings, *, telemetry: Telemetry, catalog: Mapping[str, ModelManifest] | None = None
+    ) -> None:
+        known = catalog or {}
         named = [_split(model) for model in settings.models]
         self.models = {
-            name: Hosted(name, source=source, settings=settings, telemetry=telemetry) for name, source in named
+            name: Hosted(
+                name, source=source, settings=settings, telemetry=telemetry, manifest=known.get(name, known.get(source))
+            )
+            for name, source in named
         }
         self._lazy = settings.load == "lazy"
 
@@ -223,3 +250,8 @@ def _split(model: str) -> tuple[str, str]:
     """`ID=SOURCE`, or a source that is its own id."""
     name, equals, source = model.partition("=")
     return (name, source) if equals else (model, model)
+
+
+def _public_name(base: str) -> str:
+    """A base as a page may name it: of a folder only its last part, because where it lies is nobody's business."""
+    return base.rstrip("/").rpartition("/")[2] if base.startswith((".", "/")) else base

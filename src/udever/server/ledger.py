@@ -111,13 +111,17 @@ class Ledger(Books):
             raise InvalidKeyError("unknown")
         return _standing(state, now_us=now_us)
 
-    def settle(self, request_id: str) -> bool:
-        """The request was answered: its debit stands. False if it was closed before."""
+    def settle(self, *request_ids: str) -> int:
+        """The requests were answered: their debits stand. How many of them had not been closed before."""
         with self._store.write() as connection:
-            lease = connection.execute(sql.CLOSE, {"closing": request_id}).one_or_none()
-            if lease is not None:
-                self._enter(connection, "settlement", account=lease.account, request_id=request_id, **_no_work(lease))
-        return lease is not None
+            leases = connection.execute(sql.CLOSE_THESE, {"closing": request_ids}).all()
+            if leases:
+                now_us = self._now_us()
+                closed = (
+                    {"account": lease.account, "request_id": lease.request_id, **_no_work(lease)} for lease in leases
+                )
+                connection.execute(sql.ENTER, [sql.entry("settlement", created_us=now_us, **one) for one in closed])
+        return len(leases)
 
     def refund(self, request_id: str, *, reason: str) -> bool:
         """The request was not answered: give its cost back. False if it was closed before.
@@ -152,19 +156,32 @@ class Ledger(Books):
             expired = connection.scalars(sql.EXPIRED, {"now_us": self._now_us()}).all()
         return sum(self._recover_one(request_id) for request_id in expired)
 
-    def topup(self, account: str, *, microcredits: int, note: str = "") -> int:
+    def topup(self, account: str, *, microcredits: int, note: str = "", once: str | None = None) -> int:
         """Add credit; a negative amount corrects an earlier one. Returns the new balance.
+
+        Args:
+            once: a name for this top-up, under which none can be booked again.
 
         Raises:
             UnknownAccountError: no such account.
             InsufficientCreditError: a correction beyond the balance.
             OptionError: the balance would be larger than LARGEST_BALANCE.
+            DuplicateRequestError: one of this name was booked before.
         """
         with self._store.write() as connection:
-            return self.add(connection, "topup", account=account, microcredits=microcredits, note=note)
+            return self.add(connection, "topup", account=account, microcredits=microcredits, note=note, once=once)
 
-    def add(self, connection: Connection, kind: EntryKind, *, account: str, microcredits: int, note: str) -> int:
-        """Book money that belongs to no request, within a transaction of the caller; errors as `topup`."""
+    def add(
+        self,
+        connection: Connection,
+        kind: EntryKind,
+        *,
+        account: str,
+        microcredits: int,
+        note: str,
+        once: str | None = None,
+    ) -> int:
+        """Book money that belongs to no request, within a transaction of the caller; the rest as `topup`."""
         balance: int | None = connection.scalar(sql.LOCKED_BALANCE, {"of_account": account})
         if balance is None:
             raise UnknownAccountError(account)
@@ -172,7 +189,10 @@ class Ledger(Books):
             raise InsufficientCreditError(balance_microcredits=balance, needed_microcredits=-microcredits)
         if balance + microcredits > LARGEST_BALANCE:
             raise OptionError(f"an account holds at most {LARGEST_BALANCE:,} microcredits")
-        self._enter(connection, kind, account=account, microcredits=microcredits, note=note)
+        try:
+            self._enter(connection, kind, account=account, microcredits=microcredits, note=note, request_id=once)
+        except exc.IntegrityError as error:  # a request has one entry of each kind
+            raise DuplicateRequestError(once or "") from error
         connection.execute(sql.CHANGE_BALANCE, {"of_account": account, "change": microcredits})
         return balance + microcredits
 

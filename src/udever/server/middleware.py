@@ -8,10 +8,13 @@ Does not know: the endpoints. Plain ASGI, because each layer of Starlette's help
 import asyncio
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from udever.server.errors import ClientGoneError, RequestError, fault_of
+from udever.server.errors import ClientGoneError, Fault, RequestError, fault_of
 from udever.server.settings import Settings
 from udever.server.telemetry import Record, Telemetry
 
@@ -19,8 +22,16 @@ from udever.server.telemetry import Record, Telemetry
 class Frame:
     """The outermost part of the application that is ours."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        telemetry: Telemetry,
+        answer: Callable[[Request, Fault], Awaitable[Response]],
+    ) -> None:
         self._app = app
+        self._answer = answer
         self._settings = settings
         self._telemetry = telemetry
 
@@ -51,7 +62,8 @@ class Frame:
         if fault.status == 500:
             self._telemetry.fault(record, error)
         if not answering.begun and not isinstance(error, ClientGoneError):
-            await fault.response()(scope, receive, answering.send)
+            answer = await self._answer(Request(scope), fault)
+            await answer(scope, receive, answering.send)
 
 
 class _Body:

@@ -6,6 +6,7 @@ Does not know: how texts become vectors (pipeline.py) or errors become answers (
 
 from base64 import b64encode
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -13,6 +14,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from udever.catalog.manifests import ModelManifest
 from udever.server.auth import Key
 from udever.server.errors import RequestError
 from udever.server.hosting import Hosted
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from udever.engine.embedder import Vectors
 
 CREATED = 1_767_225_600
-"""OpenAI's `created` of every model: a constant (2026-01-01), so that replicas agree."""
+"""OpenAI's `created` of a model whose month nobody knows: a constant (2026-01-01), so that replicas agree."""
 router = APIRouter(tags=["OpenAI"], dependencies=[BEARER])
 
 
@@ -87,22 +89,33 @@ def json_response(answer: Any, *, headers: Mapping[str, str] | None = None, stat
 
 
 def describe(hosted: Hosted, model_id: str) -> dict[str, Any]:
-    """A model as OpenAI describes it, and what one wants to know of an embedder."""
+    """A model as OpenAI describes it, and what one wants to know of an embedder: from the loaded model, else the
+    catalogue.
+    """
     _, role = split_model(model_id)
-    loaded = hosted.loaded
+    loaded, listed = hosted.loaded, hosted.manifest
+    sizes = listed.dimensions if listed else ()
     owner, slash, _ = hosted.name.rpartition("/")
     return {
         "id": model_id,
         "object": "model",
-        "created": CREATED,
+        "created": _created(listed),
         "owned_by": owner if slash else "udever",
         "role": role,
-        "dimensions": loaded.embedder.dimensions if loaded else None,
+        "title": listed.title if listed else hosted.name,
+        "license": (listed.licence if listed else loaded.embedder.manifest.license if loaded else "") or None,
+        "dimensions": loaded.embedder.dimensions if loaded else max(sizes, default=None),
         "matryoshka": list(loaded.embedder.matryoshka) if loaded else None,
-        "max_tokens": loaded.embedder.max_tokens if loaded else None,
+        "max_tokens": loaded.embedder.max_tokens if loaded else listed.max_tokens if listed else None,
         "fingerprint": loaded.fingerprint if loaded else None,
         "microcredits_per_token": hosted.microcredits_per_token,
     }
+
+
+def _created(listed: ModelManifest | None) -> int:
+    """When it was published: the first second of that month."""
+    month = listed.published if listed else None
+    return int(datetime(month.year, month.month, 1, tzinfo=UTC).timestamp()) if month else CREATED
 
 
 def _allowed(key: Key | None, hosted: Hosted, model_id: str) -> bool:

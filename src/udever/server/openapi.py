@@ -24,6 +24,7 @@ ERRORS = {
     403: "The key may not do this.",
     404: "There is no such model, key, account or address.",
     408: "The body did not arrive in time.",
+    409: "The key is revoked or has expired.",
     413: "The body is too large.",
     415: "The body is no JSON.",
     429: "A limit of the key is reached; see Retry-After.",

@@ -7,6 +7,7 @@ Does not know: the shapes of requests and answers (openai_api.py, text_api.py).
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 from starlette.requests import Request
 
+from udever.catalog.manifests import ModelManifest
 from udever.server.access import Access
 from udever.server.auth import Key
 from udever.server.errors import ClientGoneError, RequestError, limit_headers, placed
@@ -39,6 +41,8 @@ class Service:
     telemetry: Telemetry
     access: Access
     hosting: Hosting
+    catalog: Mapping[str, ModelManifest]
+    """What is known of each model beforehand, served or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,11 @@ def record_of(request: Request) -> Record:
     """What is noted about this request."""
     record: Record = request.scope["state"]["record"]
     return record
+
+
+def address_of(request: Request) -> str:
+    """The client's IP address, as the trusted proxies say; a socket without one counts as this machine."""
+    return request.client.host if request.client else "127.0.0.1"
 
 
 async def caller(request: Request) -> Key | None:
@@ -134,7 +143,7 @@ async def embed(
         for job in jobs:
             key.require_scope(model=hosted.name, role=job.role)
     loaded = await hosted.get()
-    _check_dimensions(loaded.embedder, dimensions)
+    check_dimensions(loaded.embedder, dimensions)
     cutting = truncation(key, asked=truncate, default=service.settings.truncate)
     prepared = [await hosted.prepare(job.texts, role=job.role, truncate=cutting, token_ids=token_ids) for job in jobs]
     sequences = [sequence for each in prepared for sequence in each.sequences]
@@ -148,7 +157,7 @@ async def embed(
         key, request_id=record.request_id, model=hosted.name, role=jobs[-1].role,
         tokens=tokens, texts=len(sequences), microcredits=record.microcredits,
     ) as admission:  # fmt: skip
-        raw = await _unless_client_leaves(request, _embed(hosted, sequences, jobs))
+        raw = await _unless_client_leaves(request, _embed(hosted, sequences, jobs, record=record))
     for job, each in zip(jobs, prepared, strict=True):
         service.telemetry.embedded(each, model=hosted.name, role=job.role)
     vectors = loaded.embedder.finish(raw, dimensions=dimensions)
@@ -162,15 +171,20 @@ def truncation(key: Key | None, *, asked: Truncate | None, default: Truncate) ->
     return asked or of_key or default
 
 
-def _check_dimensions(embedder: "Embedder", dimensions: int | None) -> None:
-    """Before anything is computed or paid."""
-    trained = sorted({*embedder.matryoshka, embedder.dimensions})
+def trained_sizes(embedder: "Embedder") -> list[int]:
+    """What `dimensions` may be, ascending; the last one is the full size."""
+    return sorted({*embedder.matryoshka, embedder.dimensions})
+
+
+def check_dimensions(embedder: "Embedder", dimensions: int | None) -> None:
+    """Before anything is computed or paid. Raises RequestError."""
+    trained = trained_sizes(embedder)
     if dimensions is not None and dimensions not in trained:
         message = f"Invalid value for dimensions: this model was trained for {', '.join(map(str, trained))}."
         raise RequestError(message, code="invalid_value", param="dimensions")
 
 
-async def _embed(hosted: Hosted, sequences: list[list[int]], jobs: Sequence[Job]) -> "Vectors":
+async def _embed(hosted: Hosted, sequences: list[list[int]], jobs: Sequence[Job], *, record: Record) -> "Vectors":
     def place(index: int) -> str:
         for job in jobs:
             if index < len(job.texts.items):
@@ -178,8 +192,12 @@ async def _embed(hosted: Hosted, sequences: list[list[int]], jobs: Sequence[Job]
             index -= len(job.texts.items)
         raise IndexError(index)
 
+    asked, began = time.perf_counter(), list[float]()
     with placed(place):
-        return await hosted.embed(sequences)
+        vectors = await hosted.embed(sequences, on_start=lambda: began.append(time.perf_counter()))
+    record.queue_seconds = round(began[0] - asked, 6)
+    record.model_seconds = round(time.perf_counter() - began[0], 6)
+    return vectors
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -64,6 +64,7 @@ keys = Table(
     Column("created_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger),
     Column("revoked_us", BigInteger),
+    Column("made_by", Text),
 )
 """A key's scopes and limits, and the state of its two rate windows (windows.py)."""
 
@@ -121,7 +122,17 @@ addresses = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("full_us", BigInteger, nullable=False),
 )
-"""One rate window for each address that signed up; the address itself is not stored."""
+"""One rate window for each address that signed up or in; the address itself is not stored."""
+
+votes = Table(
+    "votes",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("voter", LargeBinary, primary_key=True),
+    Column("account", Text, ForeignKey("accounts.name")),
+    Column("created_us", BigInteger, nullable=False),
+)
+"""Who wants a model that is not served: an account, or the digest of an address; each counts once a model."""
 
 facts = Table(
     "facts",

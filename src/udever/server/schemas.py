@@ -110,6 +110,21 @@ class CreateKeyRequest(Request):
     admin: bool = False
 
 
+class ChangeKeyRequest(Request):
+    """What changes; a field that is left out stays, `null` takes a limit or scope away."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)  # as CreateKeyRequest
+
+    name: str = Field("", max_length=200)
+    models: tuple[str, ...] | None = None
+    roles: tuple[Role, ...] | None = None
+    truncate: Truncate | None = None
+    expires_in_seconds: float | None = Field(None, gt=0, le=3.2e9)
+    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
+    tokens_per_minute: int | None = Field(None, ge=1, le=10**9)
+    max_concurrent: int | None = Field(None, ge=1, le=10**6)
+
+
 class RotateKeyRequest(Request):
     """How long the old secret still works."""
 
@@ -157,13 +172,15 @@ class EmbeddingList(BaseModel):
 
 
 class Model(BaseModel):
-    """OpenAI's fields, then ours; ours are null until the model is loaded."""
+    """OpenAI's fields, then ours; what neither the catalogue nor the loaded model knows is null."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     role: Role = Field(description="The role that this id means.")
+    title: str
+    license: str | None
     dimensions: int | None
     matryoshka: list[int] | None
     max_tokens: int | None

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     """What happens to over-long texts where neither the request nor its key says."""
     prices: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     """Model id → microcredits per token; where none is given, what the model's manifest says, else 1."""
+    console: bool = True
+    """Pages beside the API: catalogue, models, comparison, playground, account."""
+    catalog_dir: Path | None = None
+    """A folder of manifests (*.toml) of the operator's own models, beside or instead of those that ship with udever."""
     auth: bool = True
     insecure_no_auth: bool = False
     """Serve without keys even to other machines."""
@@ -65,8 +69,18 @@ class Settings(BaseSettings):
     """Secret under which keys are hashed; SQLite keeps one in a file beside itself, PostgreSQL must be told."""
     signup_microcredits: int = Field(0, ge=0)
     """Credit of a new account at POST /v1/signup; 0 switches sign-up off."""
+    session_seconds: float = Field(43_200.0, ge=60)
+    """How long a sign-in on the pages lasts."""
+    playground_open: bool = False
+    """Let visitors without a key use the playground's models for nothing, so much a minute from one address."""
+    playground_requests_per_minute: int = Field(20, ge=1)
+    """How often such a visitor may run the playground."""
+    playground_tokens_per_minute: int = Field(20_000, ge=1)
+    """... and for how many tokens."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "::1")
     """Addresses whose X-Forwarded-For is believed."""
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (https://app.example.com, or *) whose pages may call the API from a browser."""
     max_body_bytes: int = Field(8 * 2**20, ge=1024)
     max_header_bytes: int = Field(32 * 2**10, ge=1024)
     header_seconds: float = Field(10.0, gt=0)
@@ -83,7 +97,7 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go (OTLP over HTTP); none are made without it."""
 
-    @field_validator("models", "trusted_proxies", mode="before")
+    @field_validator("models", "trusted_proxies", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

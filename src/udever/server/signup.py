@@ -4,33 +4,23 @@ Invariant: all of it happens in one transaction, or nothing; an address is store
 Does not know: whether the operator has switched it on, or how the address was found (mind proxies).
 """
 
-import ipaddress
 import secrets
-import time
-from collections.abc import Callable
 
-from sqlalchemy import Connection, select, update
-
-from udever.errors import OptionError
-from udever.server.account_errors import RateLimitedError
+from udever.server.addresses import Addresses
 from udever.server.auth import Key, Keys
 from udever.server.ledger import Ledger
-from udever.server.schema import addresses
 from udever.server.store import Store
-from udever.server.windows import DAY_US, take
-
-IPV6_SITE_BITS = 64
-"""A household has a /64 of IPv6; its addresses count as one."""
+from udever.server.windows import DAY_US
 
 
 class SignUps:
     """Lets strangers in. Thread-safe."""
 
-    def __init__(self, store: Store, *, keys: Keys, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, *, keys: Keys, ledger: Ledger, addresses: Addresses) -> None:
         self._store = store
         self._keys = keys
         self._ledger = ledger
-        self._clock = clock
+        self._addresses = addresses
 
     def sign_up(
         self,
@@ -53,9 +43,8 @@ class SignUps:
             RateLimitedError: `what` is "signups".
             OptionError: not an IP address, or a value that cannot be.
         """
-        place = _place(address)
         with self._store.write() as connection:
-            self._take(connection, place, per_day=per_day)
+            self._addresses.take(connection, "signups", address=address, limit=per_day, period_us=DAY_US)
             secret, key = self._keys.create_within(
                 connection,
                 account=f"free-{secrets.token_hex(6)}",
@@ -66,27 +55,3 @@ class SignUps:
             )
             self._ledger.add(connection, "grant", account=key.account, microcredits=microcredits, note="sign-up")
         return secret, key
-
-    def _take(self, connection: Connection, place: str, *, per_day: int) -> None:
-        digest = self._keys.digest(f"address {place}")
-        self._store.add_missing(connection, addresses, digest=digest, full_us=0)
-        mine = addresses.c.digest == digest
-        full_us = connection.execute(select(addresses.c.full_us).where(mine).with_for_update()).scalar_one()
-        now_us = int(self._clock() * 1e6)
-        taking = take(full_us, cost=1, limit=per_day, now_us=now_us, period_us=DAY_US)
-        if not taking.fits:
-            raise RateLimitedError("signups", window=taking.window, retry_after_seconds=taking.wait_seconds)
-        connection.execute(update(addresses).where(mine).values(full_us=taking.full_us))
-
-
-def _place(address: str) -> str:
-    """The address, or the site it belongs to."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError as error:
-        raise OptionError(f"{address!r} is no IP address") from error
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), IPV6_SITE_BITS), strict=False))

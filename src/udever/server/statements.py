@@ -45,6 +45,7 @@ LEASE = _insert(leases, "lease")
 
 CLOSE = delete(leases).where(leases.c.request_id == bindparam("closing")).returning(*leases.c)
 """End a lease; answers what it was, if it still was."""
+CLOSE_THESE = delete(leases).where(leases.c.request_id.in_(bindparam("closing", expanding=True))).returning(*leases.c)
 CLOSE_EXPIRED = CLOSE.where(leases.c.expires_us <= bindparam("now_us"))
 EXPIRED = select(leases.c.request_id).where(leases.c.expires_us <= bindparam("now_us")).order_by(leases.c.expires_us)
 RENEW = update(leases).where(leases.c.holder == bindparam("me")).values(expires_us=bindparam("until_us"))

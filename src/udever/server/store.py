@@ -1,7 +1,8 @@
 """The accounts database: connections, transactions, schema upgrades; SQLite by default, PostgreSQL by URL.
 
 Invariant: a write transaction sees no other writer's half-done work and waits its turn at most `wait_seconds`; whatever
-makes the database unusable comes out as `StoreUnavailableError`, never as a driver's error.
+makes the database unusable comes out as `StoreUnavailableError`, and what it cannot keep as `OptionError`, never as a
+driver's error.
 Does not know: keys, credits, or where its URL comes from.
 
     SQLite      WAL, synchronous=NORMAL: a commit survives a killed process; a power cut may lose the last ones, but
@@ -20,10 +21,11 @@ from typing import Any, Self
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, exc, func, inspect, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
+from udever.errors import OptionError
 from udever.server.account_errors import StoreUnavailableError, StoreUrlError, StoreVersionError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration; a database that has it needs no upgrade, and then alembic is not even imported."""
 UPGRADE_LOCK = 0x7564_6576_6572
 """PostgreSQL advisory lock under which one replica upgrades while the others wait."""
@@ -77,10 +79,11 @@ class Store:
             yield connection
             connection.commit()
 
-    def add_missing(self, connection: Connection, table: Table, /, **row: Any) -> None:
-        """Insert a row unless its primary key is there already, also when two writers do so at once."""
+    def add_missing(self, connection: Connection, table: Table, /, **row: Any) -> bool:
+        """Insert a row unless its primary key is there, also when two writers do so at once; whether it was missing."""
         insert = sqlite.insert if self.is_sqlite else postgresql.insert
-        connection.execute(insert(table).values(**row).on_conflict_do_nothing())
+        statement = insert(table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
+        return connection.execute(statement).first() is not None
 
     def ping(self) -> None:
         """Ask the database for nothing, to see whether it answers. Raises `StoreUnavailableError`."""
@@ -206,6 +209,8 @@ def _unavailable() -> Iterator[None]:
         yield
     except exc.TimeoutError as error:
         raise StoreUnavailableError("no connection became free in time") from error
+    except exc.DataError as error:
+        raise OptionError("the database cannot keep one of these values", hint="is there a NUL character?") from error
     except exc.DatabaseError as error:
         if isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError:
             raise StoreUnavailableError(" ".join(str(error.orig).split())) from error

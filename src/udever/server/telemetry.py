@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 BATCH_FILL = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 REQUEST_TOKENS = (8, 32, 128, 512, 2048, 8192, 32768, 131072, 300000)
+RECENT_BATCHES = 4096
+"""Remembered of a model, for the operator's page."""
 
 
 @dataclass(kw_only=True)
@@ -44,6 +47,10 @@ class Record:
     tokens: int = 0
     truncated: int = 0
     microcredits: int = 0
+    queue_seconds: float = 0.0
+    """From its tokens being queued to the first batch with some of them."""
+    model_seconds: float = 0.0
+    """From there to its last vector; other requests' texts may share the batches."""
     code: str = ""
     """Of the error, if it was one."""
 
@@ -90,7 +97,13 @@ class Telemetry:
         self._queue_seconds = gauge("queue_drain_seconds", "When all that is queued will be done.", "model")
         self._ready = gauge("model_ready", "1 if the model takes work.", "model")
         self._restarts = gauge("model_thread_restarts", "How often the model's thread failed and began again.", "model")
+        self._recent: dict[str, deque[tuple[float, BatchStats]]] = {}
         self._credits = counter("microcredits", "Microcredits by what became of them.", "outcome")
+
+    @property
+    def serving(self) -> int:
+        """Requests being served now."""
+        return int(next(iter(self.in_flight.collect())).samples[0].value)
 
     def exposition(self) -> bytes:
         """The text that Prometheus reads."""
@@ -107,6 +120,7 @@ class Telemetry:
         """What a batcher calls after each batch."""
         batches, texts, tokens = (c.labels(model) for c in (self._batches, self._batch_texts, self._batch_tokens))
         fill, seconds = self._fill.labels(model), self._batch_seconds.labels(model)
+        recent = self._recent.setdefault(model, deque(maxlen=RECENT_BATCHES))
 
         def observe(stats: "BatchStats") -> None:
             batches.inc()
@@ -114,8 +128,14 @@ class Telemetry:
             tokens.inc(stats.tokens)
             fill.observe(stats.tokens / stats.budget_tokens)
             seconds.observe(stats.seconds)
+            recent.append((time.monotonic(), stats))
 
         return observe
+
+    def recent(self, model: str, *, seconds: float) -> "list[BatchStats]":
+        """A model's batches of the last so many seconds, oldest first; no more than RECENT_BATCHES."""
+        began = time.monotonic() - seconds
+        return [stats for moment, stats in self._recent.get(model, deque()).copy() if moment >= began]
 
     def embedded(self, prepared: Prepared, *, model: str, role: str) -> None:
         """Texts whose vectors have been computed."""

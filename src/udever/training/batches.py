@@ -6,6 +6,7 @@ Invariant: a pure function of recipe, data and step, the same in every process; 
 Does not know: models, losses or files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from udever.tokenizer import Role
@@ -53,6 +54,11 @@ class Batches:
     def steps(self) -> int:
         """Of the whole run."""
         return max(1, round(self.steps_per_epoch * self._recipe.batch.epochs))
+
+    @property
+    def never_drawn(self) -> Mapping[str, int]:
+        """Tasks that are too small for a batch of their own → how many examples they have."""
+        return self._sampler.never_drawn
 
     def of(self, step: int) -> StepBatch:
         """The batch of a step, counted from 0."""

@@ -6,7 +6,6 @@ Does not know: data; its whole state is the step.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from udever.engine.folders import whole_file
 from udever.errors import TrainingError
 
 KEPT = 2
@@ -40,14 +40,10 @@ def save(
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer/{key}/{name}"] = value
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{facts.step:08d}.safetensors"
-    unfinished = path.with_suffix(".tmp")
     metadata = {"facts": json.dumps({"step": facts.step, "processes": facts.processes})}
-    save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    with whole_file(path, durable=True) as unfinished:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path

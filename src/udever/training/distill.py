@@ -69,11 +69,13 @@ class Targets:
 def distill_loss(
     embeddings: Tensor, targets: Tensor, bank: Tensor, *, temperature: float, prefixes: Sequence[int]
 ) -> tuple[Tensor, dict[str, float]]:
-    """(loss, {"cosine"}); rows whose target is zero are left out.
+    """(loss, {"cosine"}); rows whose target is zero are left out, and a batch of nothing else has the loss zero.
 
     The bank is joined by the batch's own targets, so that the KL is also a soft contrastive loss.
     """
     known = targets.abs().sum(1) > 0
+    if not known.any():  # a mean of nothing would be NaN
+        return embeddings.sum() * 0, {}
     embeddings, targets = embeddings[known], targets[known].to(embeddings)
     keys = torch.cat([targets, bank.to(embeddings)])
     aim = (targets @ keys.T / temperature).log_softmax(1)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from udever.engine.folders import whole_file
+
 SMOOTHING = 0.9
 """Of the line over the single steps' points."""
 QUIET = ("step", "learning_rate", "gradient_norm", "tokens", "seconds")
@@ -38,10 +40,8 @@ def draw(path: Path, entries: Sequence[Mapping[str, Any]]) -> bool:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel("step")
-    unfinished = path.with_suffix(".tmp")
-    with mpl.rc_context({"svg.hashsalt": "udever", "svg.fonttype": "none"}):
+    with whole_file(path) as unfinished, mpl.rc_context({"svg.hashsalt": "udever", "svg.fonttype": "none"}):
         figure.savefig(unfinished, format="svg", metadata={"Date": None})
-    unfinished.replace(path)
     return True
 
 

@@ -8,8 +8,7 @@ Does not know: the command line or how progress is shown.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from udever.engine.folders import whole_file
 from udever.errors import DivergedError, RunChangedError, TrainingError
 from udever.training import checkpoint
 from udever.training.distributed import World
@@ -38,9 +38,8 @@ class Identity:
     def write(self, folder: Path) -> None:
         """As `run.json`, atomically."""
         content = msgspec.json.format(msgspec.json.encode(asdict(self) | {"recipe": self.recipe}), indent=1)
-        unfinished = folder / f".run.json.{os.getpid()}"
-        unfinished.write_bytes(content + b"\n")
-        unfinished.replace(folder / "run.json")
+        with whole_file(folder / "run.json") as unfinished:
+            unfinished.write_bytes(content + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Identity":
@@ -92,18 +91,21 @@ def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
         identity.write(folder)
 
 
-def train(trainer: Trainer, folder: Path, *, world: World, every: int, callbacks: Callbacks) -> None:
+def train(
+    trainer: Trainer, folder: Path, *, world: World, every: int, callbacks: Callbacks, tensorboard: bool = False
+) -> None:
     """All steps that are left, from the newest checkpoint on.
 
     Args:
         every: steps between checkpoints; the last step always makes one.
+        tensorboard: also log to `tensorboard/`, for the program of that name.
 
     Raises:
         DivergedError: the batch is written to `diverged.json`; the newest checkpoint is from before it.
     """
     done = _restore(trainer, folder)
     steps, evaluation = trainer.batches.steps, trainer.recipe.evaluate
-    with _log(folder, done=done, world=world) as write:
+    with _log(folder, done=done, world=world, tensorboard=tensorboard) as write:
         best = max((entry["score"] for entry in read_log(folder) if "score" in entry), default=float("-inf"))
         for number in range(done, steps):
             try:
@@ -139,7 +141,7 @@ def _restore(trainer: Trainer, folder: Path) -> int:
 
 
 @contextmanager
-def _log(folder: Path, *, done: int, world: World) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _log(folder: Path, *, done: int, world: World, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Appends entries; those of steps that will be done again are taken out first."""
     if not world.is_main:
         yield lambda _: None
@@ -147,13 +149,32 @@ def _log(folder: Path, *, done: int, world: World) -> Iterator[Callable[[dict[st
     kept = [entry for entry in read_log(folder) if entry["step"] <= done]
     path = folder / "log.jsonl"
     path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), "utf-8")
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8") as file, _board(folder, done=done, wanted=tensorboard) as show:
 
         def write(entry: dict[str, Any]) -> None:
             file.write(json.dumps(entry) + "\n")
             file.flush()
+            show(entry)
 
         yield write
+
+
+@contextmanager
+def _board(folder: Path, *, done: int, wanted: bool) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    if not wanted:
+        yield lambda _: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None) as writer:
+
+        def show(entry: Mapping[str, Any]) -> None:
+            for name, value in entry.items():
+                if name != "step":
+                    writer.add_scalar(name, value, entry["step"])
+            writer.flush()
+
+        yield show
 
 
 def _entry(report: StepReport) -> dict[str, Any]:

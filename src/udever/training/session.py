@@ -7,7 +7,7 @@ Does not know: the command line.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from udever.engine.loading import resolve_device
 from udever.errors import ExamplesError
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
 from udever.training.batches import Batches, StepBatch
+from udever.training.card import RunFacts, card, hardware
 from udever.training.contrastive import Pairing
 from udever.training.data.examples import ExampleStore
 from udever.training.data.sampler import Mixture
@@ -40,6 +41,7 @@ class Session:
 
     recipe: Recipe
     base: TrainBase
+    stores: Sequence[ExampleStore]
     batches: Batches
     trainer: Trainer
     world: World
@@ -58,6 +60,23 @@ class Session:
             scores=scores or {},
         )
         return folder
+
+    def describe(self, log: Sequence[Mapping[str, Any]]) -> str:
+        """The model card of the run with this log."""
+        return card(
+            RunFacts(
+                recipe=self.recipe,
+                license=self.base.manifest.license,
+                base=self.base.name,
+                weights=self.base.weights_digest,
+                stores=[store.about for store in self.stores],
+                moved=sum(parameter.numel() for parameter in self.trainer.parameters.values()),
+                dimensions=self.base.config.width,
+                max_tokens=self.base.manifest.max_tokens,
+                hardware=hardware(self.trainer.device, processes=self.world.size),
+                log=log,
+            )
+        )
 
 
 @contextmanager
@@ -98,7 +117,9 @@ def open_session(
         identity = Identity(
             recipe=recipe, data=tuple(s.digest for s in stores), base=base.weights_digest, processes=here.size
         )
-        yield Session(recipe=recipe, base=base, batches=batches, trainer=trainer, world=here, identity=identity)
+        yield Session(
+            recipe=recipe, base=base, stores=stores, batches=batches, trainer=trainer, world=here, identity=identity
+        )
 
 
 def case(session: Session, *, examples: int, max_tokens: int) -> Case:

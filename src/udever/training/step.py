@@ -66,7 +66,7 @@ class Trainer:
         self.parameters = unfreeze(model, tune=recipe.tune, markers=recipe.markers)
         self.optimizer = make_optimizer(self.parameters, recipe.optimizer)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        self._objective, self._world, self._device = objective, world, device
+        self._objective, self._world, self.device = objective, world, device
         self._memory_bytes = memory_bytes
         self._chunk_tokens = chunk_tokens or CHUNK_TOKENS[device.type]
 
@@ -119,7 +119,7 @@ class Trainer:
             return self._objective(embeddings, batch, step=number)
 
         loss, watched = accumulate(
-            self.model, batch.sequences, loss_of, plan=self.plan(batch), world=self._world, device=self._device
+            self.model, batch.sequences, loss_of, plan=self.plan(batch), world=self._world, device=self.device
         )
         self._world.sum_gradients(self.parameters.values())
         return loss, watched

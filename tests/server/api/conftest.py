@@ -1,18 +1,13 @@
 """A real `udever serve` process over the built-in model and a SQLite file, and what clients need to talk to it."""
 
 import hashlib
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,43 +17,7 @@ from udever import Embedder
 from udever.server.accounts import Accounts, open_accounts
 
 MODEL = "udever-nano"
-START_SECONDS = 60.0
 CREDIT = 10**12
-
-
-@dataclass
-class Server:
-    """One running service."""
-
-    process: subprocess.Popen[bytes]
-    url: str
-    log_file: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text()
-
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
-    def wait(self, path: str, *, status: int = 200) -> None:
-        """Until GET `path` answers with `status`."""
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            assert self.process.poll() is None, self.log
-            try:
-                if httpx.get(self.url + path, timeout=5).status_code == status:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise TimeoutError(self.log)
-
-    def stop(self, *, number: int = signal.SIGTERM) -> int:
-        """Its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(60)
 
 
 @dataclass(frozen=True)
@@ -75,40 +34,6 @@ class Client:
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """start_server("--load", "lazy", env={...}) starts `udever serve` on a free port; it is stopped at the end."""
-    with ExitStack() as running:
-
-        def start(
-            *flags: str,
-            env: dict[str, str] | None = None,
-            ready: bool = True,
-            program: tuple[str, ...] = ("-m", "udever"),
-        ) -> Server:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            log_file = tmp_path_factory.mktemp("serve") / "log.jsonl"
-            with log_file.open("wb") as log:
-                command = [sys.executable, *program, "serve", "--port", str(port), *flags]
-                variables = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
-                process = subprocess.Popen(command, stdout=log, stderr=log, env=variables)
-            running.callback(_end, process)
-            server = Server(process, f"http://127.0.0.1:{port}", log_file)
-            if ready:
-                server.wait("/health/ready")
-            return server
-
-        yield start
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-
-
-@pytest.fixture(scope="session")
 def service_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('accounts') / 'udever.sqlite'}"
 
@@ -121,7 +46,7 @@ def service_accounts(service_url: str) -> Iterator[Accounts]:
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., Server], service_accounts: Accounts, service_url: str) -> Server:
+def server(start_server: Callable[..., Any], service_accounts: Accounts, service_url: str) -> Any:
     """The service that most tests talk to."""
     return start_server("--log-level", "debug", env={"UDEVER_DATABASE_URL": service_url})
 
@@ -151,7 +76,7 @@ def api_key(make_key: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def client_for(server: Server) -> Iterator[Callable[[str | None], Client]]:
+def client_for(server: Any) -> Iterator[Callable[[str | None], Client]]:
     """client_for(secret) talks to the server with that key."""
     with ExitStack() as opened:
 

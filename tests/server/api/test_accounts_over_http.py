@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ BALANCES = ("GET", "/v1/admin/accounts", None)
 USAGE = ("GET", "/v1/admin/usage", None)
 MAKE_KEY = ("POST", "/v1/admin/keys", {"account": "matrix"})
 REVOKE = ("DELETE", "/v1/admin/keys/key-nobody", None)
+CHANGE = ("PATCH", "/v1/admin/keys/key-nobody", {"name": "x"})
 LIVE = ("GET", "/health/live", None)
-ENDPOINTS = [EMBED, QUERY, RERANK, COUNT, SIMILAR, MODELS, RETRIEVE, LIST_KEYS, BALANCES, USAGE, MAKE_KEY, REVOKE, LIVE]
-ADMIN = [LIST_KEYS, BALANCES, USAGE, MAKE_KEY, REVOKE]
+ADMIN = [LIST_KEYS, BALANCES, USAGE, MAKE_KEY, REVOKE, CHANGE]
+ENDPOINTS = [EMBED, QUERY, RERANK, COUNT, SIMILAR, MODELS, RETRIEVE, *ADMIN, LIVE]
 
 
 def expected(who: str, endpoint: tuple[str, str, Any]) -> int:
@@ -55,7 +57,9 @@ def expected(who: str, endpoint: tuple[str, str, Any]) -> int:
         return 404
     if who == "query only" and endpoint in (EMBED, RERANK, COUNT):
         return 403
-    return {MAKE_KEY[1]: 201}.get(endpoint[1], 404 if endpoint == REVOKE else 200) if endpoint != LIST_KEYS else 200
+    if endpoint in (REVOKE, CHANGE):
+        return 404
+    return 201 if endpoint == MAKE_KEY else 200
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +184,15 @@ def test_an_operators_day(
     assert [key["name"] for key in listed.json()["data"]] == ["web"]
     assert made["secret"] not in listed.text
     key_id = made["key"]["id"]
+    assert made["key"]["made_by"] == boss.http.get("/v1/admin/keys").json()["data"][-2]["id"]
+    limited = boss.http.patch(f"/v1/admin/keys/{key_id}", json={"roles": ["query"], "expires_in_seconds": 900}).json()
+    assert (limited["roles"], limited["requests_per_minute"], limited["name"]) == (["query"], 100, "web")
+    assert limited["expires_at"] > datetime.now(UTC).isoformat()
+    assert shop.embed("a").status_code == 403
+    freed = {"roles": None, "requests_per_minute": None, "expires_in_seconds": None}
+    freed_key = boss.http.patch(f"/v1/admin/keys/{key_id}", json=freed).json()
+    assert freed_key == made["key"] | {"requests_per_minute": None, "expires_at": None}
+    assert "x-ratelimit-limit-requests" not in shop.embed("a").headers
     rotated = boss.post(f"/v1/admin/keys/{key_id}/rotate", {"grace_seconds": 0}).json()
     wait_until(lambda: shop.embed("a").status_code == 401)
     assert client_for(rotated["secret"]).embed("a").status_code == 200
@@ -193,6 +206,9 @@ def test_an_operators_day(
         ("POST", "/v1/admin/accounts/nobody/topups", {"microcredits": 1}, 404, "unknown_account"),
         ("DELETE", "/v1/admin/keys/key-none", None, 404, "unknown_key"),
         ("POST", "/v1/admin/keys/key-none/rotate", {}, 404, "unknown_key"),
+        ("PATCH", "/v1/admin/keys/key-none", {}, 404, "unknown_key"),
+        ("PATCH", "/v1/admin/keys/key-none", {"admin": True}, 400, "unknown_parameter"),
+        ("PATCH", "/v1/admin/keys/key-none", {"max_concurrent": 0}, 400, "integer_below_min_value"),
         ("POST", "/v1/admin/keys", {}, 400, "missing_required_parameter"),
         ("POST", "/v1/admin/keys", {"account": "a", "roles": ["passage"]}, 400, "invalid_value"),
         ("GET", "/v1/admin/usage?since=yesterday", None, 400, "invalid_value"),
@@ -217,7 +233,9 @@ def test_sign_up_is_off_unless_the_operator_wants_it(client_for: Callable[..., A
     assert (response.status_code, response.json()["error"]["code"]) == (404, "signup_disabled")
 
 
-def test_what_a_killed_server_left_open_is_refunded(start_server: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_a_killed_server_left_open_is_refunded(
+    start_server: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
     url = f"sqlite:///{tmp_path / 'killed.sqlite'}"
     with open_accounts(url) as accounts:
         secret, _ = accounts.keys.create(account="a")
@@ -226,6 +244,7 @@ def test_what_a_killed_server_left_open_is_refunded(start_server: Callable[..., 
         headers = {"authorization": f"Bearer {secret}"}
         with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client, ThreadPoolExecutor(4) as pool:
             assert client.post("/v1/embeddings", json=EMBED[2]).status_code == 200
+            wait_until(lambda: accounts.ledger.audit().open_requests == 0)
             paid = accounts.ledger.balance("a")
             many = {"model": MODEL, "input": [f"{i} " + "many words " * 100 for i in range(100)]}
             lost = [pool.submit(client.post, "/v1/embeddings", json=many) for _ in range(3)]
@@ -277,3 +296,14 @@ def test_sign_up_gives_credit_a_few_times_a_day(start_server: Callable[..., Any]
     headers = {"authorization": f"Bearer {made[0].json()['secret']}"}
     answer = httpx.post(f"{url}/v1/embeddings", json=EMBED[2], headers=headers)
     assert int(answer.headers["x-udever-balance-microcredits"]) == 100 - answer.json()["usage"]["total_tokens"]
+
+
+def test_a_key_that_has_ended_is_not_changed(client_for: Callable[..., Any], make_key: Callable[..., str]) -> None:
+    boss = client_for(make_key(admin=True))
+    dead = make_key(account="dead", revoked=True)[:12]
+    for answer in (
+        boss.http.patch(f"/v1/admin/keys/{dead}", json={"name": "x"}),
+        boss.post(f"/v1/admin/keys/{dead}/rotate", {}),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "key_ended")
+        assert "revoked" in answer.json()["error"]["message"]

@@ -25,6 +25,7 @@ OPERATIONS = {
     "POST /v1/signup": 5,
     "GET /v1/admin/keys": 10,
     "POST /v1/admin/keys": 30,
+    "PATCH /v1/admin/keys/{key_id}": 20,
     "DELETE /v1/admin/keys/{key_id}": 10,
     "POST /v1/admin/keys/{key_id}/rotate": 10,
     "GET /v1/admin/accounts": 5,

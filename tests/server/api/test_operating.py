@@ -43,6 +43,7 @@ def tight(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFac
     config = tmp_path_factory.mktemp("tight") / "udever.toml"
     config.write_text(
         "auth = false\nmax_body_bytes = 65536\nmax_header_bytes = 4096\n"
+        'cors_origins = ["https://app.example.com"]\n'
         "header_seconds = 1\nbody_seconds = 1\nsend_seconds = 1\nkeep_alive_seconds = 1\n"
     )
     return start_server("--config", str(config))
@@ -253,6 +254,22 @@ def test_a_client_that_does_not_read_its_answer(tight: Any) -> None:
             while piece := lazy.recv(65536):
                 received += len(piece)
     assert received < 2048 * 256 * 8  # of more than 10 bytes a number
+
+
+def test_only_the_named_origins_may_call_from_a_browser(tight: Any) -> None:
+    for origin, allowed in (("https://app.example.com", True), ("https://evil.example.com", False)):
+        preflight = {
+            "origin": origin,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+        }
+        asked = httpx.options(f"{tight.url}/v1/embeddings", headers=preflight)
+        got = httpx.post(f"{tight.url}/v1/embeddings", json={"model": MODEL}, headers={"origin": origin})
+        assert got.status_code == 400
+        for answer in (asked, got):
+            assert answer.headers.get("access-control-allow-origin") == (origin if allowed else None)
+            assert "access-control-allow-credentials" not in answer.headers
+        assert (asked.status_code == 200) == allowed
 
 
 def test_without_accounts_there_is_nothing_to_administer(tight: Any) -> None:

@@ -8,15 +8,17 @@ Does not know: how numbers come about (report.py), or how a figure is drawn (fig
 import csv
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from udever.engine.folders import whole_file
 from udever.evaluation.reports.report import Report
 from udever.evaluation.reports.tables import Row, Table, grid
 
 FIGURES = "figures"
+PAGE = 2
+"""Level of a table's heading on a page of its own."""
 FORMATS = ("svg", "png")
 DIGITS = 6
 """Of numbers for scripts: enough for any metric, and without the noise of multiplying by 100."""
@@ -108,12 +110,17 @@ def _csv(report: Report) -> str:
     return buffer.getvalue()
 
 
-def markdown(report: Report, *, images: Sequence[str] = ()) -> str:
-    """The report as a page; `images` names the figures that lie beside it."""
-    parts = ["# Evaluation", *(f"- {note}" for note in report.notes)]
+def markdown(report: Report, *, images: Sequence[str] = (), level: int = PAGE) -> str:
+    """The report as a page, or as a part of one.
+
+    Args:
+        images: names of the figures that lie beside it.
+        level: of the tables' headings; PAGE: there is one over them.
+    """
+    parts = [*(["# Evaluation"] if level == PAGE else []), *(f"- {note}" for note in report.notes)]
     if report.models:
         parts.append("\n".join(["Measured:", "", *(f"- {_described(model)}" for model in report.models)]))
-    parts += [_section(table, images) for table in report.tables]
+    parts += [_section(table, images, level=level) for table in report.tables]
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,10 +130,10 @@ def _described(model: Mapping[str, object]) -> str:
     return f"**{model['row']}**{other}: {', '.join(facts)}"
 
 
-def _section(table: Table, images: Sequence[str]) -> str:
+def _section(table: Table, images: Sequence[str], *, level: int) -> str:
     from udever.evaluation.results import slug
 
-    parts = [f"## {table.title}", f"{table.about} Protocol: `{table.protocol}`; metric: {table.metric}."]
+    parts = [f"{'#' * level} {table.title}", f"{table.about} Protocol: `{table.protocol}`; metric: {table.metric}."]
     image = f"{slug(table.id)}.svg"
     parts += [f"![{table.title}]({FIGURES}/{image})"] if image in images else []
     parts.append(_markdown_table(table))
@@ -143,11 +150,6 @@ def _markdown_table(table: Table) -> str:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)
     return path

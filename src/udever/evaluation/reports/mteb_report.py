@@ -6,9 +6,9 @@ Does not know: files, other protocols, or how a table is drawn.
 
 from collections.abc import Mapping, Sequence
 
+from udever.catalog.published import Benchmark, author_tasks, benchmarks
 from udever.evaluation.reports import mteb_tasks as mteb
 from udever.evaluation.reports.mteb_files import MAIN, PROTOCOL
-from udever.evaluation.reports.published import Benchmark, author_tasks, benchmarks
 from udever.evaluation.reports.tables import (
     Column,
     Line,

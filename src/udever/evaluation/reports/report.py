@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from udever.catalog.published import Benchmark, benchmarks
 from udever.evaluation.reports.gather import ROW_SETTINGS, Entry, Gathered
 from udever.evaluation.reports.mteb_files import PROTOCOL as MTEB
 from udever.evaluation.reports.mteb_report import SUMMARY, detail_tables, summary_rows
-from udever.evaluation.reports.published import Benchmark, benchmarks
 from udever.evaluation.reports.tables import (
     ORDER,
     Cell,

@@ -78,11 +78,13 @@ class Sampler:
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """Examples an epoch leaves out because they fill no batch: task (mixed: "") → how many, each epoch others.
-
-        A task with fewer examples than a batch is never drawn.
-        """
+        """Examples an epoch leaves out because they fill no batch: task (mixed: "") → how many, each epoch others."""
         return {group.name: rest for group in self._groups if (rest := group.draws % self._batch_size)}
+
+    @property
+    def never_drawn(self) -> Mapping[str, int]:
+        """Tasks with fewer examples than a batch → how many they have."""
+        return {group.name: group.draws for group in self._groups if group.draws < self._batch_size}
 
     def epoch_of(self, step: int) -> int:
         """The epoch of a step, both counted from 0."""

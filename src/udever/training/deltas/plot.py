@@ -6,6 +6,7 @@ Knows nothing of how the difference was found.
 import math
 from pathlib import Path
 
+from udever.engine.folders import whole_file
 from udever.errors import UdeverError
 from udever.training.deltas.comparing import Difference
 
@@ -37,9 +38,8 @@ def draw(path: Path, difference: Difference) -> None:
     axes.set_xticks(range(len(layers)), layers, rotation=90)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_title(f"{difference.a} → {difference.b}", loc="left", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context({"svg.hashsalt": "udever", "svg.fonttype": "none"}):
-        figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    with whole_file(path) as unfinished, mpl.rc_context({"svg.hashsalt": "udever", "svg.fonttype": "none"}):
+        figure.savefig(unfinished, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
 def _number(layer: str) -> int:

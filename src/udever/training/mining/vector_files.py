@@ -12,7 +12,6 @@ Does not know: what the vectors are for.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udever.engine.embedder import Embedder
+from udever.engine.folders import whole_file
 from udever.tokenizer import Role
 from udever.training.data.examples import ExampleStore
 
@@ -110,22 +110,17 @@ def _key(store: ExampleStore, ids: Ids, reader: Reader, role: Role) -> str:
 
 
 def _save(path: Path, block: NDArray[np.float16]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
+    with whole_file(path, durable=True) as unfinished, unfinished.open("wb") as file:
         np.save(file, block)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def _join(blocks: list[Path], path: Path, *, rows: int) -> None:
     """One file of all blocks: a mapped file each would run into the limit of open files."""
-    unfinished = path.with_suffix(".tmp")
     width = np.load(blocks[0], mmap_mode="r").shape[1]
-    joined = np.lib.format.open_memmap(unfinished, "w+", STORED, (rows, width))
-    for number, block in enumerate(blocks):
-        joined[number * BLOCK_TEXTS : (number + 1) * BLOCK_TEXTS] = np.load(block)
-    joined.flush()
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        joined = np.lib.format.open_memmap(unfinished, "w+", STORED, (rows, width))
+        for number, block in enumerate(blocks):
+            joined[number * BLOCK_TEXTS : (number + 1) * BLOCK_TEXTS] = np.load(block)
+        joined.flush()
     for block in blocks:
         block.unlink()

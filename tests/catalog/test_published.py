@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from udever.catalog import published
+from udever.catalog.published import author_tasks, benchmarks, choose, models
 from udever.errors import OptionError
-from udever.evaluation.reports import published
 from udever.evaluation.reports.mteb_tasks import CATEGORIES
-from udever.evaluation.reports.published import author_tasks, benchmarks, choose, models
 
 
 def row(benchmark: str, model: str) -> dict[str, float]:

@@ -1,0 +1,106 @@
+"""Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
+
+    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code}.jsonl, to be imported
+    python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
+
+Invariant: nothing that the dev set holds (data.py); at most `CAP` pairs of a group and language, the same each time.
+Does not know: how the stores are made or trained on.
+"""
+
+import argparse
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import teacher
+from data import MAX_CHARS, Example, examples, rows
+from tokenizer import language
+from train import targets as unit_targets
+
+from udever.training.data.examples import ExampleStore
+
+CAP = {"wide": 2000, "tatoeba": 8000, "ui": 1500, "debian": 4000, "sts": 3000, "lexicon": 1500, "code": 40_000}
+"""Pairs of a group and language at most."""
+STORES = ("pairs", "passages", "code")
+PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}
+
+
+def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
+    """(store, row): a sentence and its English side; a description and its code."""
+    cells: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    for e in pool:
+        cells[e.group, language(e.lang)].append(e)
+    for (group, lang), members in sorted(cells.items()):
+        found = [pair for e in members if (pair := _row(e, group))]
+        random.Random(0).shuffle(found)
+        store = "code" if group == "code" else "pairs"
+        for query, positive in found[: CAP.get(group, 20_000)]:
+            yield store, _pair(query, positive, f"code-{lang}" if store == "code" else "bitext")
+
+
+def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
+    """Questions with their passages, titles with their texts; none that the dev set holds."""
+    kept = {e.text for e in pool}
+    for name, (query, positive) in PASSAGES.items():
+        for row in rows(data / "train" / name):
+            cut = [row[column].strip()[:MAX_CHARS] for column in (query, positive)]
+            if kept.issuperset(cut):
+                yield _pair(*cut, "passages")
+
+
+def _pair(query: str, positive: str, task: str) -> dict[str, object]:
+    return {"query": query, "pos": [positive], "neg": [], "task": task}
+
+
+def _row(e: Example, group: str) -> tuple[str, str] | None:
+    if group == "code":  # the description is the partner of its code
+        return (e.partner.split(": ", 1)[1], e.text) if e.partner else None
+    other = e.target.split(": ", 1)[1]
+    return (e.text, other) if e.text != other and e.group != "qa" else None
+
+
+def write_pairs(data: Path, work: Path) -> None:
+    """One file a store."""
+    pool = list(examples(data))
+    files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in STORES}
+    for store, row in pairs(pool):
+        files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
+    for row in passages(data, pool):
+        files["passages"].write(json.dumps(row, ensure_ascii=False) + "\n")
+    for file in files.values():
+        file.close()
+
+
+def write_targets(data: Path, work: Path) -> None:
+    """`vectors.npy` and a row for each text of each store, as `[distill] targets` wants them."""
+    index, _ = teacher.cached(work)
+    row_of: dict[str, int] = {}
+    for e in examples(data):
+        for target in (e.target, e.partner):
+            if target in index:
+                row_of.setdefault(e.text, index[target])
+    folder = work / "stores" / "targets"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "vectors.npy", unit_targets(work, 1.0).numpy().astype(np.float16))
+    for number, name in enumerate(STORES):
+        store = ExampleStore.open(work / "stores" / name)
+        found = np.array([row_of.get(store.text(text_id), -1) for text_id in range(store.text_count)])
+        np.save(folder / f"rows-{number}.npy", found)
+        print(f"{name}: {np.mean(found >= 0):.1%} of {len(found):,} texts have a vector")
+
+
+def main() -> None:
+    """`pairs`, then import, then `targets`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("pairs", "targets"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+    (write_pairs if args.what == "pairs" else write_targets)(args.data, args.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The models: the catalogue, a page each, comparisons, votes."""

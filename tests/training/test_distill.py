@@ -1,0 +1,143 @@
+"""Distillation: the loss by its definition, texts without a teacher's vector, and a whole run towards given vectors."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udever import Embedder
+from udever.errors import ExamplesError
+from udever.tokenizer import UdeverTokenizer
+from udever.training import recipe as recipes
+from udever.training import run
+from udever.training.data.examples import ExampleStore
+from udever.training.data.store_writer import TextExample, new_store
+from udever.training.distill import PREFIX_WEIGHT, Targets, distill_loss
+from udever.training.distributed import world
+from udever.training.session import open_session
+
+TEXTS = ("fox", "dog", "mountain", "height", "metres", "lazy", "quick", "brown", "jumps", "null", "self", "args")
+RECIPE = """
+name = "student"
+base = "{base}"
+tune = "all"
+objective = "distill"
+max_tokens = 24
+[batch]
+size = 6
+epochs = 40
+[contrast]
+negatives = 0
+prefixes = [8]
+[distill]
+targets = "targets"
+bank = 8
+contrast_weight = {contrast_weight}
+[optimizer]
+learning_rate = 3e-3
+warmup_epochs = 1
+[[data]]
+path = "pairs"
+"""
+
+
+@pytest.fixture
+def data(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Six pairs; the teacher knows both sides of five of them and puts them at one random place each."""
+    folder = tmp_path / "data"
+    tokenizer = UdeverTokenizer.from_folder(tiny_checkpoint)
+    with new_store(folder / "pairs", tokenizer=tokenizer, max_tokens=24, overwrite=True) as writer:
+        writer.add([TextExample(TEXTS[i], (TEXTS[i + 6],), (), None, "t", True) for i in range(6)])
+    store = ExampleStore.open(folder / "pairs")
+    width = Embedder.load(str(tiny_checkpoint)).dimensions
+    vectors = np.random.default_rng(0).normal(size=(5, width)).astype(np.float16)
+    rows = [TEXTS.index(store.text(text_id)) % 6 for text_id in range(store.text_count)]
+    (folder / "targets").mkdir()
+    np.save(folder / "targets" / "vectors.npy", vectors)
+    np.save(folder / "targets" / "rows-0.npy", np.array([-1 if row == 5 else row for row in rows]))
+    return folder
+
+
+def written(folder: Path, base: Path, contrast_weight: float) -> recipes.Recipe:
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE.format(base=base, contrast_weight=contrast_weight))
+    return recipes.load(path)
+
+
+@pytest.mark.parametrize("contrast_weight", [0.0, 0.5])
+def test_a_run_brings_both_sides_to_the_teachers_place(
+    contrast_weight: float, data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    recipe = written(tmp_path, tiny_checkpoint, contrast_weight)
+    with open_session(recipe, data=data, precision="fp32") as session, world() as here:
+        run.train(session.trainer, tmp_path, world=here, every=1000, callbacks=run.Callbacks())
+        model = Embedder.load(str(session.write(tmp_path / "model")))
+    teacher = np.load(data / "targets" / "vectors.npy").astype(np.float32)
+    teacher /= np.linalg.norm(teacher, axis=1, keepdims=True)
+    known = [*range(5), *range(6, 11)]
+    vectors = model.embed([TEXTS[i] for i in known], role="query")
+    before = Embedder.load(str(tiny_checkpoint)).embed([TEXTS[i] for i in known], role="query")
+    aims = np.concatenate([teacher, teacher])
+    assert (vectors * aims).sum(1).min() > 0.9 > (before * aims).sum(1).max()
+
+
+def test_texts_without_a_vector_teach_nothing_and_break_nothing() -> None:
+    embeddings = torch.randn(4, 6, requires_grad=True)
+    targets = F.normalize(torch.randn(4, 6), dim=1)
+    targets[1:3] = 0
+    bank = F.normalize(torch.randn(5, 6), dim=1)
+    distill_loss(embeddings, targets, bank, temperature=0.1, prefixes=(3,))[0].backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad[1:3].abs().max() == 0 < embeddings.grad[[0, 3]].abs().min()
+    nothing, watched = distill_loss(embeddings, torch.zeros(4, 6), bank, temperature=0.1, prefixes=())
+    nothing.backward()
+    assert nothing.item() == 0
+    assert watched == {}
+    assert embeddings.grad.isfinite().all()
+
+
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.05, 0.1, 1.0]))
+def test_the_loss_by_its_definition(seed: int, temperature: float) -> None:
+    numbers = np.random.default_rng(seed)
+    students, targets, bank = (_unit(numbers.normal(size=(rows, 4))) for rows in (3, 3, 2))
+    keys = np.concatenate([targets, bank])
+    expected = 0.0
+    for width, weight in ((2, PREFIX_WEIGHT), (4, 1.0)):
+        for student, target in zip(_unit(students[:, :width]), targets, strict=True):
+            own = _unit(target[None, :width])[0]
+            aim = _softmax(keys @ target / temperature)
+            got = _softmax(_unit(keys[:, :width]) @ student / temperature)
+            divergence = sum(p * math.log(p / q) for p, q in zip(aim, got, strict=True) if p > 0)
+            expected += weight * (1 - float(student @ own) + divergence) / len(students)
+    loss, _ = distill_loss(
+        torch.from_numpy(students * 3), torch.from_numpy(targets), torch.from_numpy(bank),
+        temperature=temperature, prefixes=(2,),
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_targets_that_do_not_fit_are_named(data: Path) -> None:
+    texts = [ExampleStore.open(data / "pairs").text_count]
+    width = np.load(data / "targets" / "vectors.npy").shape[1]
+    with pytest.raises(ExamplesError, match=f"is {width + 1} wide|{width + 1}"):
+        Targets.open(data / "targets", texts=texts, width=width + 1)
+    with pytest.raises(ExamplesError, match="rows-0"):
+        Targets.open(data / "targets", texts=[texts[0] + 1], width=width)
+    with pytest.raises(ExamplesError, match="rows-1"):
+        Targets.open(data / "targets", texts=[*texts, 3], width=width)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max())
+    shares: np.ndarray = powers / powers.sum()
+    return shares
