@@ -29,6 +29,7 @@ CODES = {
     "tensor_shape", "corrupt_file", "non_finite_weights",
     "invalid_delta", "training_error", "invalid_recipe", "invalid_examples", "run_changed", "diverged",
     "invalid_manifest",
+    "bulk_error", "invalid_output", "job_changed",
 }  # fmt: skip
 
 

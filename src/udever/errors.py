@@ -17,6 +17,9 @@ UdeverError
 │   ├── ExamplesError            training data in another shape than it must have
 │   ├── RunChangedError          a run is resumed with another recipe or other data
 │   └── DivergedError            NaN or infinity in a loss or gradient
+├── BulkError                  a bulk run cannot start or go on
+│   ├── OutputError              a folder that is no bulk output, or a damaged one
+│   └── JobChangedError          a run is resumed with other inputs, options or another model
 ├── CatalogError               a manifest of a model that cannot be used; says the file and the field
 ├── EvaluationError            a measurement cannot be made, or its result cannot be used
 │   ├── DatasetError             data in another shape than the task needs
@@ -139,6 +142,24 @@ class DivergedError(TrainingError):
     """NaN or infinity in a loss or gradient."""
 
     code = "diverged"
+
+
+class BulkError(UdeverError):
+    """A bulk run cannot start or go on."""
+
+    code = "bulk_error"
+
+
+class OutputError(BulkError):
+    """A folder that is no output of a bulk run, or one that is damaged."""
+
+    code = "invalid_output"
+
+
+class JobChangedError(BulkError):
+    """A bulk run is resumed with other inputs, options or another model; the message shows the difference."""
+
+    code = "job_changed"
 
 
 class CatalogError(UdeverError):

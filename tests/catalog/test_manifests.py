@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from udever.catalog.fields import FIELDS
 from udever.catalog.languages import NAMES, language_name
 from udever.catalog.manifests import load_catalog, read_manifest, read_scores
-from udever.engine.registry import BUILTIN_FOLDER, published_models
+from udever.engine.registry import BUILTIN_FOLDER, builtin_models, published_models
 from udever.errors import CatalogError
 from udever.model.config import BloomConfig
 
@@ -30,8 +30,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_the_published_models_and_the_built_in_one_have_manifests() -> None:
-    assert set(load_catalog()) == {"udever-nano", *(model.hub_id for model in published_models())}
+def test_the_published_models_and_the_built_in_ones_have_manifests() -> None:
+    assert set(load_catalog()) == {*builtin_models(), *(model.hub_id for model in published_models())}
 
 
 def test_what_the_manifests_say_of_the_models_is_so() -> None:

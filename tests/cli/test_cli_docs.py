@@ -39,4 +39,4 @@ def test_every_option_in_the_docs_exists() -> None:
 
 def test_every_exit_code_is_explained() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert all(f"| {code} |" in text for code in (0, 1, 2, 130, 141, 143))
+    assert all(f"| {code} |" in text for code in (0, 1, 2, 3, 130, 141, 143))

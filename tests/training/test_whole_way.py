@@ -83,7 +83,7 @@ def test_the_whole_way(place: Path, raw_bloom: Path) -> None:
         "# second",
         "| hard | 1 | 128 |",
         "train.jsonl",
-        "### functions",
+        "### suite:dev",
         "| trained | bitfit: 1,792 numbers |",
     ):
         assert fact in card

@@ -5,7 +5,8 @@ Invariant: nothing heavy is imported before a command needs it, so that `--help`
 the standard library, the command table (app.py) follows inside `main`.
 Does not know: torch, the tokenizer, or how a command does its work.
 
-    0 done   1 error   2 wrong usage   130 interrupted (Ctrl-C)   141 the reader of stdout went away   143 terminated
+    0 done   1 error   2 wrong usage   3 done, but for bad rows   130 interrupted (Ctrl-C)
+    141 the reader of stdout went away   143 terminated
 """
 
 import os
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 from udever.errors import OptionError, UdeverError
 
-OK, ERROR, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 """The exit codes; a signal that ends the process gives 128 + its number."""
 
 

@@ -21,6 +21,8 @@ app = App(
 
 COMMANDS = {
     "embed": ("udever.cli.embed:embed", "Embed the texts of files, folders or stdin."),
+    "bulk": ("udever.cli.bulk:bulk", "Embed files of any size into a folder, resumably."),
+    "verify": ("udever.cli.verify:verify", "Check the output of udever bulk: files, model, sampled vectors."),
     "similarity": ("udever.cli.similarity:similarity", "Print the cosine similarity of two texts."),
     "models": ("udever.cli.models:models", "List the models udever knows by name."),
     "info": ("udever.cli.models:info", "Describe one model."),

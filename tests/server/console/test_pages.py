@@ -158,15 +158,15 @@ def test_what_stands_in_a_manifest_or_an_address_is_escaped(client: TestClient) 
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("", ["udever-nano", *(f"izhx/udever-bloom-{size}" for size in ("560m", "1b1")), "acme/law",
+        ("", ["udever-nano", "udever-nano-code", *(f"izhx/udever-bloom-{size}" for size in ("560m", "1b1")), "acme/law",
               *(f"izhx/udever-bloom-{size}" for size in ("3b", "7b1"))]),
         ("q=1.1b", [BLOOM]),
         ("q=greek", ["acme/law"]),
         ("q=BLOOM+rail+560M", ["izhx/udever-bloom-560m"]),
         ("status=live", ["udever-nano"]),
         ("status=soon&size=medium", [BLOOM, "acme/law", "izhx/udever-bloom-3b"]),
-        ("size=tiny&size=large", ["udever-nano", "izhx/udever-bloom-7b1"]),
-        ("licence=AGPL-3.0&licence=Apache-2.0", ["udever-nano", "acme/law"]),
+        ("size=tiny&size=large", ["udever-nano", "udever-nano-code", "izhx/udever-bloom-7b1"]),
+        ("licence=AGPL-3.0&licence=Apache-2.0", ["udever-nano", "udever-nano-code", "acme/law"]),
         ("language=de", ["udever-nano"]),
         ("language=el", ["acme/law"]),
         ("language=Go&size=small", ["izhx/udever-bloom-560m"]),

@@ -62,8 +62,12 @@ async def compare(request: Request) -> Response:
 
 
 def choose(asked: Sequence[str], known: Mapping[str, Listing]) -> Chosen:
-    """The models that were asked for, each once; all if there are none, as far as they can be told apart."""
-    found = tuple(dict.fromkeys(name for name in asked if name in known)) or tuple(known)
+    """The models that were asked for, each once; all if there are none, as far as they can be told apart.
+
+    Of all, a delta on another of them comes last.
+    """
+    everything = sorted(known, key=lambda name: known[name].manifest.base in known)
+    found = tuple(dict.fromkeys(name for name in asked if name in known)) or tuple(everything)
     return Chosen(
         models=tuple(known[name] for name in found[:MOST]),
         unknown=tuple(dict.fromkeys(name for name in asked if name and name not in known)),

@@ -1,0 +1,1 @@
+"""The parts of bulk.py and scale.py."""
