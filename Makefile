@@ -42,6 +42,8 @@ bench: setup-bench
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/bulk.py
+	$(BIN)/python benchmarks/scale.py
 
 docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the pictures (needs chromium)
 	$(BIN)/python docs/refresh.py

@@ -1,7 +1,7 @@
 """`/account`: what an account has, what it used, and its keys.
 
 Invariant: everything here is the viewer's own account; the name of no account comes from a request.
-Does not know: who may do what with a key (delegation.py), or how a chart is drawn (charts.py).
+Does not know: who may do what with a key (delegation.py), or how a chart is drawn (models/charts.py).
 """
 
 import csv

@@ -1,7 +1,7 @@
 """What an account used, as a chart by day and model and as a sum by model.
 
 Invariant: chart, sums and the rows they come from agree, however many models there are.
-Does not know: how a chart is drawn (charts.py).
+Does not know: how a chart is drawn (models/charts.py).
 """
 
 from collections import defaultdict

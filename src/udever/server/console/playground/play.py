@@ -3,7 +3,7 @@
     who pays -> count -> (a guest's limits) -> pipeline.embed, once, at full size -> grid at every size, map
 
 Invariant: the vectors are those of /v1/embeddings, and one debit pays for all of them; no text is kept or logged.
-Does not know: pages and forms (playground.py).
+Does not know: pages and forms (page.py).
 """
 
 from collections.abc import Sequence
