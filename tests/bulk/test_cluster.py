@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from udever import Embedder
-from udever.bulk.cluster import LOST_WORKERS, ModelSource, Pool, ShardActor, Starts, require_ray, run_on_ray
+from udever.bulk.cluster.connection import require_ray
+from udever.bulk.cluster.pool import ModelSource, Pool
+from udever.bulk.cluster.runner import run_on_ray
+from udever.bulk.cluster.worker import LOST_WORKERS, ShardActor, Starts
 from udever.bulk.job import Options
 from udever.bulk.local import run_here
 from udever.bulk.run import Run, open_run, prepare

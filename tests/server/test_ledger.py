@@ -79,8 +79,8 @@ def test_a_request_is_closed_once(accounts: Accounts) -> None:
     _admit(accounts, key, "r1")
     _admit(accounts, key, "r2")
     ledger = accounts.ledger
-    assert [ledger.settle("r1"), ledger.settle("r1"), ledger.refund("r1", reason="")] == [True, False, False]
-    assert [ledger.refund("r2", reason=""), ledger.refund("r2", reason=""), ledger.settle("r2")] == [True, False, False]
+    assert [ledger.settle("r1"), ledger.settle("r1"), ledger.refund("r1", reason="")] == [{"r1"}, set(), False]
+    assert [ledger.refund("r2", reason=""), ledger.refund("r2", reason=""), ledger.settle("r2")] == [True, False, set()]
     assert not ledger.settle("never admitted")
     assert ledger.balance("acme") == 995
     assert ledger.audit().sound

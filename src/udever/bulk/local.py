@@ -6,19 +6,15 @@ Invariant: at most five shards are in memory, however many there are; receipts c
 Does not know: what a step does.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
-from typing import TypeVar
 
 from udever.bulk.embed import Tick, no_tick
 from udever.bulk.receipts import Receipt
 from udever.bulk.run import Run, Stage
 from udever.bulk.stages import make_worker
+from udever.engine.ahead import one_ahead
 from udever.engine.embedder import Embedder
-
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 def run_here(
@@ -33,23 +29,8 @@ def run_here(
     # Closed from the last to the first, so that no thread still reads when the file is closed.
     with (
         closing(worker),
-        closing(overlapped(worker.read, stage.shards)) as read,
-        closing(overlapped(worker.tokenize, read)) as tokenized,
-        closing(overlapped(worker.write, map(worker.embed, tokenized))) as receipts,
+        closing(one_ahead(worker.read, stage.shards)) as read,
+        closing(one_ahead(worker.tokenize, read)) as tokenized,
+        closing(one_ahead(worker.write, map(worker.embed, tokenized))) as receipts,
     ):
         yield from receipts
-
-
-def overlapped(function: Callable[[In], Out], items: Iterable[In]) -> Generator[Out, None, None]:
-    """`map(function, items)` in a thread of its own: a result is made while the next item is being made.
-
-    So it runs ahead of whoever uses the results by one, and behind whatever makes the items by one.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="udever-bulk") as pool:
-        waiting: Future[Out] | None = None
-        for item in items:
-            previous, waiting = waiting, pool.submit(function, item)
-            if previous is not None:
-                yield previous.result()
-        if waiting is not None:
-            yield waiting.result()

@@ -8,7 +8,7 @@
 
 Invariant: only folders that are empty or that a bulk run made are written to; a shard that is done is not done again.
 An output that is complete equals one of a run that was never interrupted, byte for byte.
-Does not know: how shards are done (local.py, cluster.py), or torch.
+Does not know: how shards are done (local.py, cluster/), or torch.
 """
 
 from collections import Counter
@@ -104,7 +104,7 @@ class Run:
     """An earlier run has finished."""
     done: dict[int, Receipt] = field(default_factory=dict)
     """Place of a shard → its receipt."""
-    before: int = 0
+    before: int = field(init=False)
     """Shards that were done when the run was opened."""
 
     def __post_init__(self) -> None:

@@ -139,7 +139,9 @@ def _runner(
         from udever.bulk.local import run_here
 
         return run_here
-    from udever.bulk.cluster import ModelSource, Pool, require_ray, run_on_ray
+    from udever.bulk.cluster.connection import require_ray
+    from udever.bulk.cluster.pool import ModelSource, Pool
+    from udever.bulk.cluster.runner import run_on_ray
 
     gpus = float(runtime.device.startswith("cuda")) if cluster.gpus_per_worker is None else cluster.gpus_per_worker
     pool = Pool(

@@ -6,7 +6,6 @@ Does not know: how a name becomes a folder (engine/registry.py) or how weights a
 
 import json
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +88,7 @@ def describe(name: str, runtime: Runtime) -> dict[str, Any]:
         "folder": str(located.source.folder),
         **({"base": str(located.base.folder), "recipe": located.delta.recipe or UNKNOWN} if located.delta else {}),
         "architecture": f"BLOOM, {config.layers} layers, {config.width} wide, {config.heads} heads",
-        "parameters": _parameters(config),
+        "parameters": config.parameters,
         "dimensions": model.dimensions,
         "matryoshka": list(model.matryoshka),
         "max_tokens": model.max_tokens,
@@ -151,16 +150,12 @@ def _published() -> list[dict[str, Any]]:
 def _row(name: str, config: "BloomConfig", *, max_tokens: int, where: str, license_: str) -> dict[str, Any]:
     return {
         "name": name,
-        "parameters": _parameters(config),
+        "parameters": config.parameters,
         "dimensions": config.width,
         "max_tokens": max_tokens,
         "where": where,
         "license": license_,
     }
-
-
-def _parameters(config: "BloomConfig") -> int:
-    return sum(prod(shape) for shape in config.tensor_shapes().values())
 
 
 def _tokenizer_entries(folder: Path) -> int:

@@ -74,6 +74,7 @@ def train(
 def _train(
     session: "Session", folder: Path, beside: Path, *, resume: bool, data: Path, shown: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
+    from udever.engine.folders import whole_file
     from udever.training import plot, run
 
     if session.world.is_main:
@@ -94,12 +95,12 @@ def _train(
         )
         run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
+    log = run.read_log(folder)
     if session.world.is_main:
         session.write(result)
-        log = run.read_log(folder)
-        (result / "README.md").write_text(session.describe(log), "utf-8")
+        with whole_file(result / "README.md") as temporary:
+            temporary.write_text(session.describe(log), "utf-8")
         plot.draw(folder / "loss.svg", log)
-    log = run.read_log(folder)
     return {
         "model": str(result),
         "steps": session.batches.steps,

@@ -6,8 +6,7 @@ Invariant: a text's vector depends on the text, the role and the model only, nev
 Knows no file format and no HTTP.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from udever.engine import loading
+from udever.engine.ahead import one_ahead
 from udever.engine.packing import pack
 from udever.engine.progress import length_hint, with_progress
 from udever.engine.registry import Manifest
@@ -282,7 +282,7 @@ class Embedder:
                 first_index=block[0],
             )
 
-        for sequences in _one_ahead(tokenize, _chunks(texts, size)):
+        for sequences in one_ahead(tokenize, _chunks(texts, size), thread="udever-tokenize"):
             yield self._run(sequences, options)
 
     def _run(self, sequences: list[list[int]], options: _Options) -> Vectors:
@@ -295,18 +295,6 @@ def _finish(raw: Vectors, *, normalize: bool, dimensions: int) -> Vectors:
     if normalize:
         vectors = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()
     return vectors
-
-
-def _one_ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`map(function, items)`, the next item's result being computed while the caller uses this one's."""
-    with ThreadPoolExecutor(1, thread_name_prefix="udever-tokenize") as pool:
-        ahead: Future[Any] | None = None
-        for item in items:
-            previous, ahead = ahead, pool.submit(function, item)
-            if previous is not None:
-                yield previous.result()
-        if ahead is not None:
-            yield ahead.result()
 
 
 def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:

@@ -5,6 +5,7 @@ Invariant: a `BloomConfig` that exists is one the model can run; impossible numb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from udever.errors import ConfigError, NotBloomError
@@ -88,6 +89,11 @@ class BloomConfig:
         for norm in norms:
             shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (w,)
         return shapes
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has, the token table's included."""
+        return sum(prod(shape) for shape in self.tensor_shapes().values())
 
 
 def _integer(raw: Mapping[str, Any], *names: str) -> int:

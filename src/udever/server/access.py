@@ -135,8 +135,10 @@ class Access:
         except (RateLimitedError, InsufficientCreditError, InvalidKeyError):
             raise  # nothing was taken
         except BaseException as error:
-            refund = partial(ledger.refund, request_id, reason=type(error).__name__)
-            self._background(self._close(refund, outcome="refunded", microcredits=microcredits))
+            reason = type(error).__name__
+            self._background(
+                self._close(lambda: microcredits * ledger.refund(request_id, reason=reason), outcome="refunded")
+            )
             raise
         finally:
             self._running.discard(request_id)
@@ -153,15 +155,18 @@ class Access:
             await asyncio.wait_for(self._hurry.wait(), SETTLE_PAUSE_SECONDS)
         answered, self._answered, self._settling = self._answered, {}, None
         self._hurry.clear()
-        settle = partial(self.accounts.ledger.settle, *answered)
-        await self._close(settle, outcome="settled", microcredits=sum(answered.values()))
+        settle = self.accounts.ledger.settle
+        await self._close(lambda: sum(answered[one] for one in settle(*answered)), outcome="settled")
 
-    async def _close(self, close: Callable[[], int], *, outcome: str, microcredits: int) -> None:
-        """Settle or refund, also if the database is away for a while; what is missed here expires and is refunded."""
+    async def _close(self, close: Callable[[], int], *, outcome: str) -> None:
+        """Settle or refund, also if the database is away for a while; what is missed here expires and is refunded.
+
+        Args:
+            close: returns the microcredits of what was not closed before.
+        """
         for pause in (*RETRY_SECONDS, None):
             try:
-                if await self.call(close):
-                    self._telemetry.credits(outcome, microcredits)
+                self._telemetry.credits(outcome, await self.call(close))
             except StoreUnavailableError as error:
                 if pause is None:
                     log.error("debits could not be %s: %s", outcome, error)  # noqa: TRY400

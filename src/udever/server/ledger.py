@@ -31,7 +31,6 @@ from udever.server.schema import EntryKind
 from udever.server.store import Store
 from udever.server.windows import Taking, Window, Windows, take
 
-MICROCREDITS_PER_CREDIT = 1_000_000
 LARGEST_BALANCE = 2**53
 """In microcredits: nine billion credits, the largest number that every JSON reader keeps exact."""
 
@@ -111,8 +110,8 @@ class Ledger(Books):
             raise InvalidKeyError("unknown")
         return _standing(state, now_us=now_us)
 
-    def settle(self, *request_ids: str) -> int:
-        """The requests were answered: their debits stand. How many of them had not been closed before."""
+    def settle(self, *request_ids: str) -> frozenset[str]:
+        """The requests were answered: their debits stand. Those of them that had not been closed before."""
         with self._store.write() as connection:
             leases = connection.execute(sql.CLOSE_THESE, {"closing": request_ids}).all()
             if leases:
@@ -121,7 +120,7 @@ class Ledger(Books):
                     {"account": lease.account, "request_id": lease.request_id, **_no_work(lease)} for lease in leases
                 )
                 connection.execute(sql.ENTER, [sql.entry("settlement", created_us=now_us, **one) for one in closed])
-        return len(leases)
+        return frozenset(lease.request_id for lease in leases)
 
     def refund(self, request_id: str, *, reason: str) -> bool:
         """The request was not answered: give its cost back. False if it was closed before.

@@ -93,27 +93,10 @@ class SimilarityRequest(Request):
     truncate: Truncate | None = None
 
 
-class CreateKeyRequest(Request):
-    """A new key; `null` means no limit."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)  # not strict: a moment comes as a string
-
-    account: str = Field(min_length=1, max_length=200)
-    name: str = Field("", max_length=200)
-    models: tuple[str, ...] | None = None
-    roles: tuple[Role, ...] | None = None
-    truncate: Truncate | None = None
-    expires_in_seconds: float | None = Field(None, gt=0, le=3.2e9)
-    requests_per_minute: int | None = Field(None, ge=1, le=10**9)
-    tokens_per_minute: int | None = Field(None, ge=1, le=10**9)
-    max_concurrent: int | None = Field(None, ge=1, le=10**6)
-    admin: bool = False
-
-
 class ChangeKeyRequest(Request):
     """What changes; a field that is left out stays, `null` takes a limit or scope away."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)  # as CreateKeyRequest
+    model_config = ConfigDict(extra="forbid", frozen=True)  # not strict: a moment comes as a string
 
     name: str = Field("", max_length=200)
     models: tuple[str, ...] | None = None
@@ -123,6 +106,13 @@ class ChangeKeyRequest(Request):
     requests_per_minute: int | None = Field(None, ge=1, le=10**9)
     tokens_per_minute: int | None = Field(None, ge=1, le=10**9)
     max_concurrent: int | None = Field(None, ge=1, le=10**6)
+
+
+class CreateKeyRequest(ChangeKeyRequest):
+    """A new key; `null` means no limit."""
+
+    account: str = Field(min_length=1, max_length=200)
+    admin: bool = False
 
 
 class RotateKeyRequest(Request):

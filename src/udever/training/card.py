@@ -19,7 +19,6 @@ from udever.training.recipe import Recipe
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NO_SCORES = "None yet: `udever evaluate … --output RESULTS`, then `udever card FOLDER --results RESULTS`."
-SENTENCE_SIMILARITY = "sentence-similarity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ def with_scores(text: str, tables: str) -> str:
 
 
 def _metadata(facts: RunFacts) -> list[str]:
-    lines = ["---", f"pipeline_tag: {SENTENCE_SIMILARITY}", "library_name: udever"]
+    lines = ["---", "pipeline_tag: sentence-similarity", "library_name: udever"]
     lines += [f"license: {facts.license.lower()}"] if facts.license else []
     lines += [f"base_model: {facts.base}"] if "/" in facts.base and not facts.base.startswith(("/", ".")) else []
     return [*lines, f"tags: [udever, bloom, {facts.recipe.tune.partition(':')[0]}, feature-extraction]", "---"]

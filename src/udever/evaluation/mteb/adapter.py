@@ -11,7 +11,6 @@ regression see the hidden states themselves, as in the authors' runs.
 Does not know: where a task's data comes from, or where its scores go.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
@@ -152,7 +151,7 @@ def describe(
         "loader_kwargs": {"fingerprint": embedder.fingerprint},
         "name": asked if commit else f"{OWNER}/{slug(Path(embedder.name).name)}",
         "revision": commit or embedder.fingerprint,
-        "n_parameters": sum(math.prod(shape) for shape in embedder.config.tensor_shapes().values()),
+        "n_parameters": embedder.config.parameters,
         "n_embedding_parameters": embedder.config.vocab_size * embedder.config.width,
         "max_tokens": max_tokens or embedder.max_tokens,
         "embed_dim": dimensions or embedder.dimensions,

@@ -22,6 +22,7 @@ from udever import __version__
 from udever.catalog.published import benchmarks
 from udever.server.console import sessions
 from udever.server.console.assets import asset_url
+from udever.server.credits import format_credits
 from udever.server.pipeline import service_of
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -48,8 +49,6 @@ HEADERS = MappingProxyType(
         "vary": "cookie",
     }
 )
-MICROCREDITS = 1_000_000
-"""Microcredits in a credit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +141,6 @@ def thousands(value: float) -> str:
     return f"{value:,}"
 
 
-def credits_(microcredits: int) -> str:
-    """Microcredits as credits, without needless zeros: 1500000 → 1.5."""
-    text = f"{microcredits / MICROCREDITS:,.6f}".rstrip("0")
-    return text.removesuffix(".")
-
-
 def month(value: date) -> str:
     """Oct 2023."""
     return f"{value:%b %Y}"
@@ -159,5 +152,5 @@ def day(value: date | datetime) -> str:
 
 
 FILTERS: Mapping[str, Any] = MappingProxyType(
-    {"compact": compact, "thousands": thousands, "credits": credits_, "month": month, "day": day}
+    {"compact": compact, "thousands": thousands, "credits": format_credits, "month": month, "day": day}
 )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 
-import torch
 from torch import Tensor
 
 from udever.engine.deltas import TABLE, Moved
@@ -148,7 +147,7 @@ def compare(a: Weights, b: Weights) -> Difference:
         changes=tuple(changes),
         token_ids=tuple(token_ids),
         markers=b.tokenizer.marker_ids,
-        numbers=sum(torch.Size(shape).numel() for shape in a.config.tensor_shapes().values()),
+        numbers=a.config.parameters,
     )
 
 

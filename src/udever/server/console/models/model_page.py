@@ -14,7 +14,8 @@ from udever.catalog.languages import language_name
 from udever.catalog.manifests import ModelManifest
 from udever.server.console.models import benchmark_views, calling, votes
 from udever.server.console.models.status import STATUS_NAMES, Listing, listings
-from udever.server.console.rendering import compact, credits_, render, thousands
+from udever.server.console.rendering import compact, render, thousands
+from udever.server.credits import format_credits
 from udever.server.errors import RequestError
 from udever.server.pipeline import service_of
 
@@ -107,7 +108,7 @@ def _price(microcredits_per_token: int) -> str:
     if microcredits_per_token == 0:
         return "free"
     credit = "credit" if microcredits_per_token == 1 else "credits"
-    return f"{credits_(microcredits_per_token * 1_000_000)} {credit} for a million tokens"
+    return f"{format_credits(microcredits_per_token * 1_000_000)} {credit} for a million tokens"
 
 
 def _benchmarks(manifest: ModelManifest) -> tuple[benchmark_views.Group, ...]:

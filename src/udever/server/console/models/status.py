@@ -7,13 +7,12 @@ Does not know: HTML.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from types import MappingProxyType
 from typing import Any, Literal
 
 from udever.catalog.manifests import ModelManifest, read_scores
 from udever.server.hosting import Hosted
-from udever.server.pipeline import Service
+from udever.server.pipeline import Service, trained_sizes
 
 Status = Literal["live", "loading", "soon", "failed"]
 STATUS_OF: Mapping[str, Status] = MappingProxyType(
@@ -95,8 +94,8 @@ def _from_engine(known: ModelManifest, hosted: Hosted) -> ModelManifest:
     config, own = embedder.config, embedder.manifest
     facts: dict[str, Any] = {
         "architecture": f"Decoder-only transformer (BLOOM), {config.layers} layers, {config.width} wide",
-        "parameters": sum(prod(shape) for shape in config.tensor_shapes().values()),
-        "dimensions": tuple(sorted({*embedder.matryoshka, embedder.dimensions}, reverse=True)),
+        "parameters": config.parameters,
+        "dimensions": tuple(reversed(trained_sizes(embedder))),
         "max_tokens": embedder.max_tokens,
         "licence": own.license,
         "results": read_scores(own.scores),

@@ -1,0 +1,1 @@
+"""Bulk runs on a Ray cluster. Ray is imported in here and nowhere else, and only when it is needed."""
