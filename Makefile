@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup setup-dev setup-bench demo test lint bench docs clean
+.PHONY: setup setup-dev setup-bench demo test lint bench docs nano clean
 
 setup: $(VENV)/.setup
 setup-dev: $(VENV)/.setup-dev
@@ -48,6 +48,9 @@ bench: setup-bench
 docs: setup-dev  # run every command shown in docs/cli.md again, and redraw the pictures (needs chromium)
 	$(BIN)/python docs/refresh.py
 	$(BIN)/python docs/screenshots.py
+
+nano: setup-dev  # train the built-in models again: make nano DATA=… WORK=… (recipes/nano/README.md)
+	@$(MAKE) --no-print-directory --directory recipes/nano BIN=$(abspath $(BIN)) DATA=$(abspath $(DATA)) WORK=$(abspath $(WORK))
 
 clean:
 	rm -rf $(VENV) build dist

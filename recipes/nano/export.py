@@ -1,6 +1,6 @@
-"""Writes the folder that ships: weights in fp16 under Hugging Face's names, configs, tokenizer, model card.
+"""Writes a checkpoint of train.py as a folder that the product and transformers load; a bag as the BLOOM it begins as.
 
-Invariant: transformers' BloomModel and AutoTokenizer load the folder; the card is card.md with evaluate.py's scores.
+Does not know: what comes of it (`udever train`, `udever evaluate`).
 """
 
 import argparse
@@ -13,6 +13,7 @@ from tokenizer import BOQ, EOD, EOQ, SPECIAL
 from tokenizers import Tokenizer
 
 from model import EPSILON, HEADS, LAYERS, WIDTH, Bag, Bloom
+from udever.engine.folders import whole_folder
 
 MAX_TOKENS, PAD = 512, 3
 
@@ -39,9 +40,9 @@ def louder(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def configs(entries: int) -> dict[str, dict]:
-    """The JSON files of the folder, by name; udever.json without its scores."""
+    """The JSON files of the folder, by name."""
     bloom = {
-        "architectures": ["BloomModel"], "model_type": "bloom", "dtype": "float16", "vocab_size": entries,
+        "architectures": ["BloomModel"], "model_type": "bloom", "dtype": "float32", "vocab_size": entries,
         "hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "seq_length": MAX_TOKENS,
         "layer_norm_epsilon": EPSILON, "initializer_range": 0.02, "attention_dropout": 0.0, "hidden_dropout": 0.0,
         "pretraining_tp": 1,
@@ -61,19 +62,8 @@ def configs(entries: int) -> dict[str, dict]:
     return {"config.json": bloom, "tokenizer_config.json": tokenizer | names, "udever.json": udever}
 
 
-def table(scores: dict[str, dict[str, float]]) -> str:
-    """The scores as Markdown: one heading a protocol, one row a language or measure."""
-    lines = []
-    for protocol, values in scores.items():
-        cells = " ".join(
-            f"| {name} {value:.3f}" if value < 1 else f"| {name} {value:.1f}" for name, value in values.items()
-        )
-        lines += [f"**{protocol}**", "", cells.removeprefix("| ").replace(" | ", ", "), ""]
-    return "\n".join(lines)
-
-
 def main() -> None:
-    """Exports `--work`/NAME.pt, with `--work`/NAME.scores.json where evaluate.py wrote it."""
+    """Exports `--work`/NAME.pt to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--name", default="distil")
@@ -82,19 +72,12 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
     model = load(args.work / f"{args.name}.pt", tokenizer.get_vocab_size())
     model = Bloom.from_bag(model, [EOQ, EOD]) if isinstance(model, Bag) else model
-    args.out.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in louder(model.state_dict()).items()}
-    save_file(weights, args.out / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save(str(args.out / "tokenizer.json"), pretty=False)
-    scored = args.work / f"{args.name}.scores.json"
-    scores = json.loads(scored.read_text()) if scored.exists() else {}
-    for name, content in configs(tokenizer.get_vocab_size()).items():
-        content |= {"scores": scores} if name == "udever.json" else {}
-        (args.out / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    card = Path(__file__).with_name("card.md").read_text()
-    (args.out / "README.md").write_text(card.replace("{scores}", table(scores)))
-    (args.out / "model.safetensors").chmod(0o644)
-    print(sum(path.stat().st_size for path in args.out.iterdir()) / 1e6, "MB")
+    with whole_folder(args.out, replace=True) as folder:
+        weights = {name: value.contiguous() for name, value in louder(model.state_dict()).items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        for name, content in configs(tokenizer.get_vocab_size()).items():
+            (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from udever.training.data.examples import ExampleStore
 from udever.training.data.store_writer import TextExample, new_store
 from udever.training.distill import PREFIX_WEIGHT, Targets, distill_loss
 from udever.training.distributed import world
+from udever.training.plot import draw
 from udever.training.session import open_session
 
 TEXTS = ("fox", "dog", "mountain", "height", "metres", "lazy", "quick", "brown", "jumps", "null", "self", "args")
@@ -99,6 +100,13 @@ def test_texts_without_a_vector_teach_nothing_and_break_nothing() -> None:
     assert nothing.item() == 0
     assert watched == {}
     assert embeddings.grad.isfinite().all()
+
+
+def test_a_step_without_targets_has_a_place_in_the_picture_too(tmp_path: Path) -> None:
+    steps = [{"step": 1, "loss": 0.0}, {"step": 2, "loss": 2.0, "cosine": 0.5}, {"step": 3, "loss": 1.0, "cosine": 0.7}]
+    assert draw(tmp_path / "loss.svg", steps)
+    drawn = (tmp_path / "loss.svg").read_text()
+    assert all(f">{name}</text>" in drawn for name in ("loss", "cosine"))
 
 
 @given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.05, 0.1, 1.0]))

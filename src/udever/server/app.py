@@ -6,6 +6,7 @@ Invariant: what the lifespan opens it closes, in the opposite order; the process
 Does not know: sockets or signals (run.py).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -36,6 +37,7 @@ from udever.server.telemetry import Telemetry
 from udever.server.tracing import Traced, tracer_provider
 
 REFUSALS = (UdeverError, HTTPException, RequestValidationError, ValidationError)
+MODELS_POLL_SECONDS = 0.2
 DESCRIPTION = "OpenAI-compatible embeddings that get Udever right: roles, token ids, truncation that is never silent."
 
 
@@ -63,6 +65,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         report = on_failure or (lambda _name, _error: None)
         service.hosting.start(on_failure=report)
+        preparing = asyncio.create_task(_prepare_pages(service)) if settings.console else None
         try:
             await service.access.open()
             yield
@@ -70,6 +73,8 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
             report("the accounts", error)
             raise
         finally:
+            if preparing:
+                preparing.cancel()
             service.hosting.close()
             await service.access.close()
 
@@ -87,7 +92,6 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     for module in (openai_api, text_api, health, admin_api):
         app.include_router(module.router)
     if settings.console:
-        prepare_pages()
         app.include_router(CONSOLE)
     app.add_middleware(Frame, settings=settings, telemetry=telemetry, answer=_answer)
     if settings.cors_origins:  # keys travel in a header: a page of another origin gets no session, that is in a cookie
@@ -101,6 +105,13 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     if settings.otlp_endpoint:
         app.add_middleware(Traced, provider=tracer_provider(settings.otlp_endpoint))
     return app
+
+
+async def _prepare_pages(service: Service) -> None:
+    """Not before the models are there: until then they need the processor more."""
+    while not service.hosting.ready:
+        await asyncio.sleep(MODELS_POLL_SECONDS)
+    await asyncio.to_thread(prepare_pages)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

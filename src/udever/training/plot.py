@@ -24,13 +24,14 @@ def draw(path: Path, entries: Sequence[Mapping[str, Any]]) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    curves = ["loss", *(name for name in steps[0] if name not in (*QUIET, "loss"))]
+    watched = dict.fromkeys(name for entry in steps for name in entry if name not in (*QUIET, "loss"))
+    curves = ["loss", *watched]
     scores = [(entry["step"], entry["score"]) for entry in entries if "score" in entry]
     figure = Figure(figsize=(4.5 * (len(curves) + bool(scores)), 3), layout="constrained")
     axes = figure.subplots(1, len(curves) + bool(scores), squeeze=False)[0]
     for axis, name in zip(axes, curves, strict=False):
-        values = [entry[name] for entry in steps]
-        at = [entry["step"] for entry in steps]
+        seen = [entry for entry in steps if name in entry]  # a batch without targets has no cosine, for one
+        values, at = [entry[name] for entry in seen], [entry["step"] for entry in seen]
         axis.plot(at, values, ".", markersize=2, color="0.75")
         axis.plot(at, _smooth(values), color="0.1", linewidth=1.2)
         axis.set_title(name, loc="left", fontsize=10)

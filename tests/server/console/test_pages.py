@@ -128,6 +128,13 @@ def test_ids_are_unique_and_every_field_has_a_label(path: str, get: Callable[...
         assert field.get("type") in ("hidden", "checkbox") or field["id"] in labels, field
 
 
+@pytest.mark.parametrize("path", PAGES)
+def test_head_says_what_get_would(path: str, client: TestClient) -> None:
+    asked, got = client.head(path), client.get(path)
+    assert asked.status_code == got.status_code == 200
+    assert asked.headers["content-type"] == got.headers["content-type"]
+
+
 def test_a_file_may_be_kept_for_ever_only_at_the_address_of_its_content(client: TestClient) -> None:
     sheet = next(link["href"] for link in Page(client.get("/").text).all("link") if link["rel"] == "stylesheet")
     assert sheet is not None

@@ -5,6 +5,7 @@ Does not know: how a request is embedded or paid for; the pages use the same doo
 """
 
 from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
 
 from udever.server.console import assets, sessions
 from udever.server.console.account import admin, entrance
@@ -35,6 +36,9 @@ def _router() -> APIRouter:
     together.include_router(assets.router)
     for router in PAGES:
         together.include_router(router, dependencies=[Depends(sessions.identify)])
+    for route in (route for router in (assets.router, *PAGES) for route in router.routes):
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")  # what link checkers and load balancers ask; uvicorn leaves the body out
     return together
 
 

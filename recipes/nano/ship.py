@@ -1,0 +1,88 @@
+"""Makes the folder that ships of a trained model: weights in fp16, card.md and udever.json with the measured scores.
+
+    python recipes/nano/ship.py --model W/runs/again/model --results W/results --out src/udever/builtin/udever-nano
+
+Invariant: the scores are those of the weights that ship: `udever evaluate suite` ran on this folder's fingerprint.
+Does not know: how the model was trained.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from udever import Embedder
+from udever.engine.folders import whole_file
+from udever.evaluation.results import Result, read, walk
+
+PROTOCOLS = {
+    "stsb-dev": "STS-B dev, Spearman x 100, 1500 pairs a language, query on both sides",
+    "flores200": "FLORES-200 dev rows 797-996, accuracy % of xx -> en among 200, query on both sides",
+    "ntrex128": "NTREX-128 rows 1497-1996, accuracy % of xx -> en among 500, query on both sides",
+    "code": "docstring -> function, MRR x 100 among at most 1000 functions of one package, query -> document",
+}
+"""A task of dev.toml with parts → what its numbers are."""
+OTHERS = {
+    "nl2bash": "NL2Bash MRR x 100",
+    "cosqa": "CoSQA MRR x 100 among 500",
+    "cranfield": "Cranfield nDCG@10 x 100",
+    "clinc150": "CLINC150, logistic regression, accuracy %",
+}
+
+
+def scores(results: list[Result]) -> dict[str, dict[str, float]]:
+    """Protocol → part → the model's number, as `udever.json` holds them."""
+    by_task = {result.task: [one for one in result.scores if one.system == "model"] for result in results}
+    tables = {
+        protocol: {one.subset: round(100 * one.value, 1) for one in by_task[task]}
+        for task, protocol in PROTOCOLS.items()
+    }
+    return tables | {"other": {name: round(100 * by_task[task][0].value, 1) for task, name in OTHERS.items()}}
+
+
+def table(found: dict[str, dict[str, float]]) -> str:
+    """The scores as Markdown: a heading a protocol, its numbers in a line."""
+    lines = []
+    for protocol, values in found.items():
+        lines += [f"**{protocol}**", "", ", ".join(f"{name} {value:.1f}" for name, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the folder; without `--results` its weights and files only, to be measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    halves = {name: value.half().contiguous() for name, value in load_file(args.model / "model.safetensors").items()}
+    with whole_file(args.out / "model.safetensors") as path:
+        save_file(halves, path, metadata={"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(args.model / name, args.out / name)
+    config = json.loads((args.model / "config.json").read_text("utf-8")) | {"dtype": "float16"}
+    config.pop("torch_dtype", None)  # transformers 4's name of it
+    _write(args.out / "config.json", config)
+    manifest = json.loads((args.model / "udever.json").read_text("utf-8"))
+    if args.results:
+        fingerprint = Embedder.load(str(args.out), precision="fp32").fingerprint
+        results = [one for one in map(read, walk(args.results)) if one.fingerprint == fingerprint]
+        if not results:
+            raise SystemExit(f"no result in {args.results} is of {fingerprint}: measure {args.out}")
+        manifest["scores"] = scores(results)
+    _write(args.out / "udever.json", manifest)
+    card = Path(__file__).with_name("card.md").read_text("utf-8")
+    with whole_file(args.out / "README.md") as path:
+        path.write_text(card.replace("{scores}", table(manifest["scores"])), "utf-8")
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
