@@ -61,6 +61,7 @@ def main() -> None:
     halves = {name: value.half().contiguous() for name, value in load_file(args.model / "model.safetensors").items()}
     with whole_file(args.out / "model.safetensors") as path:
         save_file(halves, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors writes for the owner only
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(args.model / name, args.out / name)
     config = json.loads((args.model / "config.json").read_text("utf-8")) | {"dtype": "float16"}

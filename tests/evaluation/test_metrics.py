@@ -24,7 +24,6 @@ from udever.evaluation.metrics import (
     ranks_of,
     retrieval_metrics,
     spearman,
-    v_measure,
 )
 
 KS = (1, 2, 3, 5, 10)
@@ -224,29 +223,6 @@ def test_label_metrics_equal_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     assert macro_f1(truth, predicted) == pytest.approx(
         sklearn.metrics.f1_score(truth, predicted, average="macro", zero_division=0), **close
     )
-    assert v_measure(truth, predicted) == pytest.approx(
-        sklearn.metrics.v_measure_score(truth, predicted), rel=1e-9, abs=1e-9
-    )
-
-
-@given(pairs=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), min_size=1, max_size=200))
-def test_v_measure_of_many_groups_equals_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    truth, predicted = np.array(pairs).T
-    assert v_measure(truth, predicted) == pytest.approx(sklearn.metrics.v_measure_score(truth, predicted), **close)
-
-
-@pytest.mark.parametrize(
-    ("truth", "predicted", "value"),
-    [
-        ([1, 1, 2, 2], ["x", "x", "y", "y"], 1.0),  # names do not matter
-        ([1, 1, 2, 2], [0, 0, 0, 0], 0.0),  # complete, and not homogeneous at all
-        ([1, 2, 1, 2], [0, 0, 1, 1], 0.0),
-        ([7, 7, 7], [3, 3, 3], 1.0),  # one label, one cluster
-        ([7, 7, 7], [1, 2, 3], 0.0),
-    ],
-)
-def test_v_measure_at_its_ends(truth: list[int], predicted: list[Any], value: float) -> None:
-    assert v_measure(truth, predicted) == pytest.approx(value, abs=1e-12)
 
 
 def test_labels_are_equal_if_python_says_so() -> None:
@@ -254,7 +230,7 @@ def test_labels_are_equal_if_python_says_so() -> None:
     assert accuracy(np.array(["a", "b"]), ["a", "b"]) == 1.0
 
 
-@pytest.mark.parametrize("metric", [accuracy, macro_f1, v_measure])
+@pytest.mark.parametrize("metric", [accuracy, macro_f1])
 def test_label_metrics_refuse_what_has_no_answer(metric: Callable[..., float]) -> None:
     with pytest.raises(EvaluationError, match="no labels"):
         metric([], [])

@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import update
 
 from udever.cli import main
 from udever.server.account_errors import InvalidKeyError
 from udever.server.accounts import Accounts, open_accounts
 from udever.server.credits import format_credits
+from udever.server.schema import accounts as accounts_table
 
 PEPPER = "a pepper for tests only"
 
@@ -166,6 +168,20 @@ def test_usage_as_table_csv_and_json(udever: Callable[..., Outcome], opened: Acc
     assert udever("usage", "--by", "account", "--json").json == [
         {"account": "acme", "requests": 3, "texts": 6, "tokens": 5020, "microcredits": 1_250_060}
     ]
+
+
+def test_books_that_do_not_add_up_are_told(udever: Callable[..., Outcome], opened: Accounts) -> None:
+    secret = udever("keys", "create", "--account", "acme", "--credits", "1").out.strip()
+    _spend(opened, secret)
+    sound = udever("usage", "--check")
+    assert (sound.code, sound.out) == (0, "the books add up; 0 requests are open\n")
+    with opened.store.write() as connection:
+        balance = accounts_table.c.balance_microcredits
+        connection.execute(update(accounts_table).values(balance_microcredits=balance + 1))
+    wrong = udever("usage", "--check", "--json")
+    assert wrong.code == 1
+    assert json.loads(wrong.out)["unbalanced"] == ["acme"]
+    assert "the books do not add up: account acme" in wrong.err
 
 
 def test_usage_of_other_days_is_empty_but_has_its_header(udever: Callable[..., Outcome], opened: Accounts) -> None:

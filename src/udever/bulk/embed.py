@@ -1,6 +1,6 @@
 """One shard: read → tokenise → embed → write. The same on a laptop and on any machine of a cluster.
 
-    worker = Worker(job, storage, model);  receipt = worker.do(shard)
+    worker = Worker(job, storage, model);  receipt = worker.write(worker.embed(worker.tokenize(worker.read(shard))))
 
 Invariant: a shard's files depend on the shard, the job and the kind of machine only: batches are formed inside a shard.
 Doing a shard twice, at once or by two machines, does no harm: files appear whole, and with the same bytes.
@@ -80,10 +80,6 @@ class Worker:
         self._reader = Reader(
             text_columns=options.text_columns, carried=job.carried, texts_only=options.template is None
         )
-
-    def do(self, shard: Shard) -> Receipt:
-        """All four steps."""
-        return self.write(self.embed(self.tokenize(self.read(shard))))
 
     def close(self) -> None:
         """Close the file that was read last."""

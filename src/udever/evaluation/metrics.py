@@ -197,23 +197,6 @@ def best_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(max(right_T.max(), negatives) / taken_T[-1])  # `negatives`: a threshold above every score
 
 
-def v_measure(truth: Labels, predicted: Labels) -> float:
-    """Harmonic mean of homogeneity (a cluster holds one label) and completeness (a label has one cluster), 0 to 1.
-
-    One label only is perfectly homogeneous; one cluster only is perfectly complete.
-
-    Raises:
-        EvaluationError: lists of different lengths, or empty.
-    """
-    truth_N, predicted_N, codes = _label_codes(truth, predicted)
-    truth_nats, predicted_nats = _entropy(truth_N), _entropy(predicted_N)
-    shared_nats = max(0.0, truth_nats + predicted_nats - _entropy(truth_N * codes + predicted_N))
-    homogeneity = shared_nats / truth_nats if truth_nats else 1.0
-    completeness = shared_nats / predicted_nats if predicted_nats else 1.0
-    both = homogeneity + completeness
-    return 2 * homogeneity * completeness / both if both else 0.0
-
-
 def _thresholds(scores: ArrayLike, labels: ArrayLike) -> tuple[Ints, Ints, int]:
     """At each distinct score, best first: positives and pairs that reach it; and the number of all positives."""
     score_N, label_N = np.asarray(scores, np.float64), np.asarray(labels)
@@ -243,11 +226,6 @@ def _label_codes(truth: Labels, predicted: Labels) -> tuple[Ints, Ints, int]:
 
 def _listed(labels: Labels) -> list[Hashable]:
     return labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
-
-
-def _entropy(codes: Ints) -> float:
-    share = np.unique(codes, return_counts=True)[1] / len(codes)
-    return float(-np.sum(share * np.log(share)))
 
 
 def _require_same_length(x: NDArray[np.generic], y: NDArray[np.generic]) -> None:

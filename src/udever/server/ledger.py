@@ -101,15 +101,6 @@ class Ledger(Books):
         left = state.balance_microcredits - microcredits
         return Admission(request_id=request_id, balance_microcredits=left, windows=_as_windows(windows))
 
-    def peek(self, key: Key) -> Windows:
-        """The key's windows as they stand, taking nothing. Raises `InvalidKeyError`."""
-        now_us = self._now_us()
-        with self._store.read() as connection:
-            state = connection.execute(sql.STANDING, {"of_key": key.id}).one_or_none()
-        if state is None:
-            raise InvalidKeyError("unknown")
-        return _standing(state, now_us=now_us)
-
     def settle(self, *request_ids: str) -> frozenset[str]:
         """The requests were answered: their debits stand. Those of them that had not been closed before."""
         with self._store.write() as connection:

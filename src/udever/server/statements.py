@@ -18,7 +18,6 @@ STATE = (
     .with_for_update(key_share=True)  # serialises the requests of one account; new entries still may refer to it
 )
 """A key and its account's balance, for deciding on a request."""
-STANDING = select(keys).where(keys.c.id == bindparam("of_key"))
 RUNNING = select(func.count()).where(leases.c.key_id == bindparam("of_key"), leases.c.expires_us > bindparam("now_us"))
 
 BALANCE = select(accounts.c.balance_microcredits).where(accounts.c.name == bindparam("of_account"))

@@ -85,11 +85,6 @@ class Store:
         statement = insert(table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
         return connection.execute(statement).first() is not None
 
-    def ping(self) -> None:
-        """Ask the database for nothing, to see whether it answers. Raises `StoreUnavailableError`."""
-        with self.read() as connection:
-            connection.execute(select(1))
-
     def migrate(self) -> None:
         """Bring the schema up to date. Any number of replicas may do so at once: one does it, the others wait.
 
