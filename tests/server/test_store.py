@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -217,6 +218,18 @@ def _eventually(action: Callable[[], int]) -> int:
         except StoreUnavailableError:
             time.sleep(0.1)
     return action()
+
+
+@pytest.mark.postgres
+def test_a_database_without_an_encoding_keeps_every_text(cluster: Any) -> None:
+    cluster.execute("CREATE DATABASE bare ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        with open_accounts(cluster.url("bare"), pepper=PEPPER) as accounts:
+            _, key = accounts.keys.create(account="Läden 店", name="ключ")
+            [listed] = accounts.keys.list()
+        assert (listed.account, listed.name) == (key.account, key.name) == ("Läden 店", "ключ")
+    finally:
+        cluster.execute("DROP DATABASE bare WITH (FORCE)")
 
 
 @pytest.mark.postgres

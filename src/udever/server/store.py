@@ -172,6 +172,7 @@ def _connect_postgres(url: URL, wait_seconds: float) -> Engine:
             "tcp_user_timeout": 2 * milliseconds,  # a server that vanished without a word
             "options": f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
             "application_name": "udever",
+            "client_encoding": "utf8",  # whatever the database's: of SQL_ASCII psycopg would give bytes
         },
         pool_size=8,
         max_overflow=24,
