@@ -133,7 +133,7 @@ def test_progress_shows_rows_and_speeds(table: Path, udever: Callable, tiny: tup
 
 @pytest.fixture
 def long_job(tiny: tuple[str, str], tmp_path: Path) -> Callable[[str], list[str]]:
-    """The command line of a job of 48 shards into a folder."""
+    """The arguments of a job of 48 shards into a folder."""
     dice = random.Random(0)
     texts = [
         " ".join(dice.choices(["fox", "jump", "гора", "敏捷的"], k=20)) if dice.random() > 0.01 else ""
@@ -141,23 +141,23 @@ def long_job(tiny: tuple[str, str], tmp_path: Path) -> Callable[[str], list[str]
     ]
     path = tmp_path / "in.parquet"
     pq.write_table(pa.table({"id": range(1200), "text": texts}), path, row_group_size=500)
-    start = [sys.executable, "-m", "udever", "bulk", str(path), *tiny, "--shard-rows", "25", "--output"]
-    return lambda name: [*start, str(tmp_path / name)]
+    return lambda name: ["bulk", str(path), *tiny, "--shard-rows", "25", "--output", str(tmp_path / name)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_kill_9_at_random_moments(long_job: Callable[[str], list[str]], tmp_path: Path) -> None:
-    assert subprocess.run(long_job("whole"), check=False, capture_output=True).returncode == 3
+    command = [sys.executable, "-m", "udever"]
+    assert subprocess.run([*command, *long_job("whole")], check=False, capture_output=True).returncode == 3
     dice, kills = random.Random(), 0
     for _ in range(3):
-        with subprocess.Popen(long_job("killed"), stderr=subprocess.PIPE) as process:
+        with subprocess.Popen([*command, *long_job("killed")], stderr=subprocess.PIPE) as process:
             wait_until_more(process, tmp_path / "killed")
             time.sleep(dice.random() * 0.1)
             process.kill()
             process.wait()
             kills += process.returncode == -signal.SIGKILL
     assert kills >= 2, "it ended before it could be killed"
-    ended = subprocess.run(long_job("killed"), check=False, capture_output=True, text=True)
+    ended = subprocess.run([*command, *long_job("killed")], check=False, capture_output=True, text=True)
     assert ended.returncode == 3
     assert "shards are done already" in ended.stderr
     assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
@@ -166,19 +166,10 @@ def test_kill_9_at_random_moments(long_job: Callable[[str], list[str]], tmp_path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_is_said_in_one_line_and_leaves_no_half_file(
-    long_job: Callable[[str], list[str]], tmp_path: Path
+    long_job: Callable[[str], list[str]], tmp_path: Path, interrupted: Callable
 ) -> None:
-    with subprocess.Popen(
-        long_job("out"),
-        stderr=subprocess.PIPE,
-        # Where the test run itself ignores SIGINT (a background job), its child would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        wait_until_more(process, tmp_path / "out")
-        assert process.poll() is None, "it ended by itself"
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1].decode()
-    assert (process.returncode, said) == (130, "interrupted\n")
+    outcome = interrupted(long_job("out"), lambda: done(tmp_path / "out") > 0)
+    assert (outcome.code, outcome.err) == (130, "interrupted\n")
     assert not list((tmp_path / "out" / "_state" / "tmp").iterdir())
     parts = {path.stem for path in (tmp_path / "out" / "vectors").iterdir()}
     assert {path.stem for path in (tmp_path / "out" / "_state" / "done").iterdir()} == parts

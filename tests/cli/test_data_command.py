@@ -3,9 +3,7 @@
 import gzip
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,26 +153,17 @@ def test_progress_is_a_bar_on_stderr(examples: Path, tmp_path: Path, udever: Cal
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_killed_import_leaves_nothing(
-    number: signal.Signals, code: int, tmp_path: Path, tiny: tuple[str, str]
+    number: signal.Signals, code: int, tmp_path: Path, tiny: tuple[str, str], interrupted: Callable
 ) -> None:
     inputs, outputs = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     outputs.mkdir()
     rows = "".join(f"query {i}\tthe passage {i * 7919}\n" for i in range(400_000))
     (inputs / "x.tsv").write_text("query\tpositive\n" + rows)
-    command = [sys.executable, "-m", "udever", "data", "import", str(inputs / "x.tsv"), *tiny, "-o", str(outputs / "s")]
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        # Where the test run itself ignores SIGINT (a background job), its child would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        deadline = time.monotonic() + 120
-        while process.poll() is None and not list(outputs.glob(".s.*.tmp/texts.arrow")):
-            assert time.monotonic() < deadline, "it never began"
-            time.sleep(0.02)
-        assert process.poll() is None, "it ended by itself"
-        process.send_signal(number)
-        said = process.communicate(timeout=60)[1].decode()
-        assert (process.returncode, said) == (code, "interrupted\n" if number == signal.SIGINT else "")
+    outcome = interrupted(
+        ["data", "import", inputs / "x.tsv", *tiny, "-o", outputs / "s"],
+        lambda: bool(list(outputs.glob(".s.*.tmp/texts.arrow"))),
+        number,
+    )
+    assert (outcome.code, outcome.err) == (code, "interrupted\n" if number == signal.SIGINT else "")
     assert list(outputs.iterdir()) == []

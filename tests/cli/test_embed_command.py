@@ -2,9 +2,7 @@
 
 import json
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,28 +183,14 @@ def test_progress_is_a_bar_on_stderr(lines: Path, udever: Callable, tiny: tuple[
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_killed_run_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path, tiny: tuple[str, str]) -> None:
-    command = [sys.executable, "-m", "udever", "embed", "-", *tiny, "--output", str(tmp_path / "x.npy")]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # Where the test run itself ignores SIGINT (a background job), its child would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        assert process.stdin is not None
-        process.stdin.write(b"the quick fox\n" * 3000)
-        process.stdin.flush()
-        wait_until(lambda: process.poll() is not None or any(path.suffix == ".tmp" for path in tmp_path.iterdir()))
-        assert process.poll() is None, "it ended by itself"
-        process.send_signal(number)
-        said = process.communicate(timeout=60)[1].decode()
-        assert (process.returncode, said) == (code, "interrupted\n" if number == signal.SIGINT else "")
+def test_a_killed_run_leaves_nothing(
+    number: signal.Signals, code: int, tmp_path: Path, tiny: tuple[str, str], interrupted: Callable
+) -> None:
+    outcome = interrupted(
+        ["embed", "-", *tiny, "--output", tmp_path / "x.npy"],
+        lambda: any(path.suffix == ".tmp" for path in tmp_path.iterdir()),
+        number,
+        stdin=b"the quick fox\n" * 3000,
+    )
+    assert (outcome.code, outcome.err) == (code, "interrupted\n" if number == signal.SIGINT else "")
     assert list(tmp_path.iterdir()) == []
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)

@@ -10,13 +10,10 @@ Does not know: torch, the tokenizer, or how a command does its work.
 """
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from collections.abc import Sequence
 
+from udever.cli.signals import signals_unwind
 from udever.errors import OptionError, UdeverError
 
 OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
@@ -30,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, debug = split_debug(sys.argv[1:] if argv is None else argv)
     try:
-        with _termination_unwinds():
+        with signals_unwind():
             code = _dispatch(arguments)
             sys.stdout.flush()
             return code
@@ -99,25 +96,3 @@ def _leave_quietly() -> int:
     except (OSError, ValueError):  # stdout is no real file: nothing to silence
         return BROKEN_PIPE
     return BROKEN_PIPE
-
-
-@contextmanager
-def _termination_unwinds() -> Iterator[None]:
-    """While inside, SIGTERM and SIGHUP unwind the stack like an exception, so that half-written files are removed."""
-    handled = []
-    try:
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                handled.append((number, signal.signal(number, _terminate)))
-    except ValueError:  # not the main thread: whoever embeds us owns the signals
-        pass
-    try:
-        yield
-    finally:
-        for number, previous in handled:
-            signal.signal(number, previous)
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
