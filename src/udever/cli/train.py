@@ -96,8 +96,10 @@ def _train(
         run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
     log = run.read_log(folder)
+    with session.trainer.whole_model():
+        if session.world.is_main:
+            session.write(result)
     if session.world.is_main:
-        session.write(result)
         with whole_file(result / "README.md") as temporary:
             temporary.write_text(session.describe(log), "utf-8")
         plot.draw(folder / "loss.svg", log)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from udever.engine.folders import whole_file
 from udever.errors import TrainingError
+from udever.training.sharding import cut_like, full
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -32,18 +33,31 @@ class Facts:
     processes: int
 
 
-def save(
-    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, facts: Facts
-) -> Path:
-    """Write the state after `facts.step` steps; returns the file."""
-    tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
+def state_of(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, *, kept: bool = True
+) -> dict[str, Tensor]:
+    """What a checkpoint holds, whole and on the CPU, by its name there. Every process has to ask for it.
+
+    Args:
+        kept: whether this process wants it; else the answer is empty.
+    """
+    parts = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{key}/{name}"] = value
+        parts |= {f"optimizer/{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+    state = {}
+    for name, part in parts.items():
+        tensor = full(part)
+        if kept:
+            state[name] = tensor.contiguous().cpu()
+    return state
+
+
+def save(folder: Path, state: Mapping[str, Tensor], *, facts: Facts) -> Path:
+    """Write the state after `facts.step` steps; returns the file."""
     path = folder / f"step-{facts.step:08d}.safetensors"
     metadata = {"facts": json.dumps({"step": facts.step, "processes": facts.processes})}
     with whole_file(path, durable=True) as unfinished:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, unfinished, metadata=metadata)
+        save_file(dict(state), unfinished, metadata=metadata)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
@@ -73,7 +87,7 @@ def load(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.op
         raise TrainingError(f"{path} holds other parameters than this run moves", hint="train into another folder")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter/{name}"])
+            parameter.copy_(cut_like(tensors[f"parameter/{name}"], parameter))
             optimizer.state[parameter] = _state_of(name, parameter, tensors)
     return facts
 
@@ -85,7 +99,7 @@ def _state_of(name: str, parameter: Tensor, tensors: Mapping[str, Tensor]) -> di
         field, _, owner = rest.partition("/")
         if kind == "optimizer" and owner == name:
             # The step count lives on the CPU, the moments where the parameter is.
-            state[field] = tensor.to(parameter.device) if tensor.shape == parameter.shape else tensor
+            state[field] = cut_like(tensor, parameter) if tensor.shape == parameter.shape else tensor
     return state
 
 

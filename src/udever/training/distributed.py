@@ -62,13 +62,17 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def most(self, number: int) -> int:
+        """The largest of all ranks' numbers."""
+        if self.size == 1:
+            return number
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+        return int(numbers)
+
     def agree(self, condition: bool) -> bool:
         """Whether it holds on every rank."""
-        if self.size == 1:
-            return condition
-        votes = torch.tensor(int(condition))
-        dist.all_reduce(votes, op=dist.ReduceOp.MIN)
-        return bool(votes)
+        return self.most(int(not condition)) == 0
 
 
 @contextmanager

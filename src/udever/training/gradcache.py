@@ -81,20 +81,24 @@ def accumulate(
     shares = world.shares([len(sequence) for sequence in sequences])
     own = [sequences[index] for index in shares[world.rank]]
     chunks = list(_chunks(own, plan, device))
+    # A model that is cut over the processes computes on all of them at once: who has fewer chunks repeats a text.
+    idle = world.most(len(chunks)) - len(chunks)
+    chunks += [([], batch) for _, batch in list(_chunks([min(sequences, key=len)], plan, device)) * idle]
     with torch.set_grad_enabled(not plan.cached):
         outputs = [model(batch) for _, batch in chunks]
     embedded = torch.empty(len(own), model.config.width, dtype=model.final_norm.weight.dtype, device=device)
     for (rows, _), output in zip(chunks, outputs, strict=True):
-        embedded[rows] = output.detach()
+        embedded[rows] = output.detach()[: len(rows)]
     whole = world.assemble(embedded, shares).requires_grad_()
     loss, outcome = loss_of(whole)
     (d_whole,) = torch.autograd.grad(loss, whole)
     d_own = d_whole[shares[world.rank]]
+    d_outputs = [d_own[rows] if rows else torch.zeros_like(out) for (rows, _), out in zip(chunks, outputs, strict=True)]
     if plan.cached:
-        for rows, batch in chunks:
-            model(batch, recompute=plan.recompute).backward(d_own[rows])
+        for (_, batch), d_output in zip(chunks, d_outputs, strict=True):
+            model(batch, recompute=plan.recompute).backward(d_output)
     else:
-        torch.autograd.backward(outputs, [d_own[rows] for rows, _ in chunks])
+        torch.autograd.backward(outputs, d_outputs)
     return loss.detach(), outcome
 
 

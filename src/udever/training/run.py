@@ -115,16 +115,19 @@ def train(
                 raise
             write(_entry(report))
             callbacks.on_step(report)
-            if world.is_main and (report.step % every == 0 or report.step == steps):
+            if report.step % every == 0 or report.step == steps:
                 facts = checkpoint.Facts(step=report.step, processes=world.size)
-                checkpoint.save(folder / "checkpoints", trainer.parameters, trainer.optimizer, facts=facts)
+                state = checkpoint.state_of(trainer.parameters, trainer.optimizer, kept=world.is_main)
+                if world.is_main:
+                    checkpoint.save(folder / "checkpoints", state, facts=facts)
             due = evaluation and (report.step % evaluation.every_steps == 0 or report.step == steps)
-            if due and world.is_main and callbacks.evaluate:
-                score = callbacks.evaluate()
+            if due and callbacks.evaluate:
+                with trainer.whole_model():
+                    score = callbacks.evaluate() if world.is_main else best
+                    if score > best:
+                        best = score
+                        callbacks.keep_best()
                 write({"step": report.step, "score": score})
-                if score > best:
-                    best = score
-                    callbacks.keep_best()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ Does not know: files, progress, or when to stop.
 import math
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from udever.training.distributed import World
 from udever.training.gradcache import MemoryPlan, accumulate, plan_memory
 from udever.training.objective import Objective
 from udever.training.recipe import OptimizerPart, Recipe
+from udever.training.sharding import full, shard, whole
 
 CHUNK_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Tokens the model sees at once in training; enough for the device's kernels."""
@@ -64,6 +66,9 @@ class Trainer:
         """
         self.model, self.batches, self.recipe = model, batches, recipe
         self.parameters = unfreeze(model, tune=recipe.tune, markers=recipe.markers)
+        self._sharded = recipe.tune == "all" and world.size > 1
+        if self._sharded:
+            self.parameters = shard(model, device=device)
         self.optimizer = make_optimizer(self.parameters, recipe.optimizer)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._objective, self._world, self.device = objective, world, device
@@ -121,8 +126,13 @@ class Trainer:
         loss, watched = accumulate(
             self.model, batch.sequences, loss_of, plan=self.plan(batch), world=self._world, device=self.device
         )
-        self._world.sum_gradients(self.parameters.values())
+        if not self._sharded:  # whose backward pass has summed them already
+            self._world.sum_gradients(self.parameters.values())
         return loss, watched
+
+    def whole_model(self) -> AbstractContextManager[None]:
+        """While inside, the main process may write the model; every process has to enter."""
+        return whole(self.model, here=self._world.is_main)
 
     def _factor(self, number: int) -> float:
         warmup = round(self.recipe.optimizer.warmup_epochs * self.batches.steps_per_epoch)
@@ -152,5 +162,5 @@ def schedule(kind: str, *, step: int, steps: int, warmup: int) -> float:
 
 
 def _norm(parameters: Iterable[nn.Parameter]) -> float:
-    squares = [p.grad.double().square().sum() for p in parameters if p.grad is not None]
+    squares = [full(p.grad.double().square().sum()) for p in parameters if p.grad is not None]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
