@@ -32,6 +32,18 @@ FILES = {
         '{"query": "¿Cuándo cierra el museo?", "pos": ["The museum is closed on Mondays.", "It closes at six."]}\n'
         '{"query": "area of a circle", "pos": ["def area(radius):\\n    return 3.14159 * radius**2\\n"]}\n'
     ),
+    "museum.jsonl": (
+        '{"query": "When does the museum open?", "pos": ["The museum opens at nine."]}\n'
+        '{"query": "¿Cuándo cierra el museo?", "pos": ["The museum is closed on Mondays.", "It closes at six."]}\n'
+        '{"query": "Wo kann ich meine Tasche lassen?", "pos": ["Bags can be left in the lockers beside the entrance."]}\n'
+        '{"query": "Combien coûte un billet ?", "pos": ["A ticket is twelve euros, and free under eighteen."]}\n'
+        '{"query": "可以拍照吗？", "pos": ["Photographs are welcome, without a flash."]}\n'
+        '{"query": "Is there somewhere to eat?", "pos": ["The café on the roof serves lunch until three."]}\n'
+    ),
+    "museum.toml": (
+        'name = "museum"\nbase = "udever-nano"\n[batch]\nsize = 6\nepochs = 20\n[contrast]\nnegatives = 2\n'
+        '[optimizer]\nlearning_rate = 1e-3\n[[data]]\npath = "museum-hard"\n'
+    ),
     "src/area.py": "def area(radius):\n    return 3.14159 * radius**2\n",
     "src/hello.rs": 'fn main() { println!("hello"); }\n',
     "src/empty.py": "",
