@@ -168,7 +168,7 @@ def test_a_revoked_key_signs_nobody_in_and_ends_its_sessions(
 def test_out_is_out(signed_in: Callable[..., Page], new_account: Callable[..., Any]) -> None:
     page = signed_in(new_account()[0])
     cookie = next(cookie for cookie in page.context.cookies() if "session" in cookie["name"])
-    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     assert page.evaluate("document.cookie") == ""
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/")
@@ -177,6 +177,33 @@ def test_out_is_out(signed_in: Callable[..., Page], new_account: Callable[..., A
     page.wait_for_url(re.compile("/signin"))
     page.go_back()
     assert "Sign out" not in page.content()
+
+
+def test_a_second_click_makes_no_second_secret(
+    signed_in: Callable[..., Page], new_account: Callable[..., Any], site: Any, site_accounts: Accounts
+) -> None:
+    secret, key = new_account()
+    page = signed_in(secret)
+    page.goto(f"/account/keys/{key.id}")
+    page.get_by_role("button", name="Rotate").dblclick()
+    shown = page.get_by_role("textbox", name="The new secret").input_value()
+    assert client(site, shown).embeddings.create(model=MODEL, input="a").data
+    page.goto("/account")
+    page.locator("summary", has_text="New key").click()
+    page.get_by_role("textbox", name="Name").fill("twice")
+    page.get_by_role("button", name="Make key").dblclick()
+    expect(page.get_by_role("textbox", name="The secret of twice")).to_be_visible()
+    assert [made.name for made in site_accounts.keys.list(account=key.account)].count("twice") == 1
+
+
+def test_a_link_from_elsewhere_finds_the_session(
+    signed_in: Callable[..., Page], new_account: Callable[..., Any], site: Any
+) -> None:
+    page = signed_in(new_account()[0])
+    page.goto("about:blank")
+    page.set_content(f'<a href="{site.url}/account">udever</a>')
+    page.get_by_role("link").click()
+    expect(page).to_have_url(f"{site.url}/account")  # and not the sign-in form
 
 
 @pytest.mark.parametrize("scripted", [True, False])
@@ -204,6 +231,12 @@ def test_the_operators_page(
     client(site, customer).embeddings.create(model=MODEL, input="a text")
     expect(batches).not_to_have_text(str(before), timeout=8000)  # without a reload
     axe(page)
+    table = queue.get_by_role("region")
+    table.focus()
+    with page.expect_response("**/admin/queue"), page.expect_response("**/admin/queue"):
+        pass
+    page.wait_for_timeout(100)
+    expect(table).to_be_focused()  # the rows are new, what one holds on to is not
     page.get_by_label("Find an account").fill("CUSTOMER &")
     page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="customer & co").click()

@@ -285,6 +285,71 @@ def test_a_server_that_is_gone_is_said_so(visit: Any, watch: Any) -> None:
     run(page)
 
 
+def test_what_cannot_be_asked_is_said_on_the_page(visit: Any, watch: Any) -> None:
+    watch.forgiven += ["413", "htmx:responseError"]
+    page = visit("/playground?preset=faq")
+    page.get_by_role("textbox", name="Query Q1").evaluate("area => { area.value = '字'.repeat(200_000) }")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#notices")).to_contain_text("too large")
+    expect(page.locator("#notices .alert")).to_be_in_viewport()
+
+
+def test_an_example_keeps_the_model(visit: Any) -> None:
+    page = visit("/playground?preset=blank")
+    page.get_by_label("Model").select_option(OTHER)
+    page.get_by_role("link", name="FAQ").click()
+    expect(page.get_by_role("link", name="FAQ")).to_have_attribute("aria-current", "true")
+    expect(page.get_by_label("Model")).to_have_value(OTHER)
+
+
+def test_an_edit_during_a_run_is_marked(visit: Any) -> None:
+    page = visit("/playground?preset=faq")
+    held: list[Any] = []
+    page.route("**/playground", lambda route: held.append(route))
+    with page.expect_request("**/playground"):
+        page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("textbox", name="Query Q1").fill("something else")
+    held[0].continue_()
+    expect(page.locator("table.grid")).to_be_visible()
+    expect(page.get_by_text("changed since this run")).to_be_visible()
+    page.unroute("**/playground")
+    with page.expect_response("**/playground"):
+        page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.get_by_text("changed since this run")).to_be_hidden()
+
+
+def test_no_count_is_better_than_an_old_one(visit: Any, watch: Any) -> None:
+    watch.forgiven.append("503")
+    page = visit("/playground?preset=blank")
+    page.get_by_role("textbox", name="Query Q1").fill("word " * 700)
+    expect(page.locator("[data-over]")).not_to_have_text("")
+    page.route("**/playground/count", lambda route: route.fulfill(status=503))
+    page.get_by_role("textbox", name="Query Q1").fill("word " * 701)
+    expect(page.locator("[data-over]")).to_have_text("")
+    expect(page.locator("[data-price]")).not_to_contain_text("tokens")
+    expect(page.get_by_role("textbox", name="Query Q1")).not_to_have_attribute("aria-invalid", "true")
+
+
+def test_what_was_typed_before_signing_in_is_there_after_it(
+    start_server: Callable[..., Any], site_database: str, key: str, open_page: Any, watch: Any
+) -> None:
+    closed = start_server(env={"UDEVER_DATABASE_URL": site_database})
+    watch.host = closed.url
+    page = open_page(f"{closed.url}/playground?preset=faq")
+    page.get_by_role("textbox", name="Query Q1").fill("¿Dónde está la biblioteca?")
+    page.get_by_role("button", name="Add a document").click()
+    page.keyboard.type("Die Bücherei ist am Markt.")
+    before = texts(page, "query"), texts(page, "document")
+    page.get_by_role("link", name="Sign in to run").click()
+    page.get_by_label("key", exact=False).first.fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile("/playground$"))
+    assert (texts(page, "query"), texts(page, "document")) == before
+    run(page)
+    page.reload()
+    assert texts(page, "query") != before[0], "once"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_phone_and_everyone_can_use_it(visit: Any, axe: Any, fits: Any, scheme: str) -> None:
     page = visit("/playground?preset=languages", width=360, color_scheme=scheme, reduced_motion="reduce")

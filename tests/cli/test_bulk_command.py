@@ -123,6 +123,20 @@ def test_another_job_is_refused_until_forced(
     assert "differs: the model was" in wrong.err
 
 
+def test_the_same_file_read_as_something_else_is_another_job(
+    udever: Callable, tiny: tuple[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "dump.txt"
+    path.write_text('{"text": "a fox"}\n{"text": "a dog"}\n')
+    output = tmp_path / "out"
+    job = ("bulk", path, *tiny, "-o", output, "--columns", "none", "--input-format")
+    assert udever(*job, "txt").code == 0
+    refused = udever(*job, "jsonl")
+    assert refused.code == 1
+    assert "dump.txt was read as txt, is read as jsonl" in refused.err
+    assert udever(*job, "jsonl", "--force").code == 0
+
+
 def test_progress_shows_rows_and_speeds(table: Path, udever: Callable, tiny: tuple[str, str], tmp_path: Path) -> None:
     outcome = udever("bulk", table, *tiny, "-o", tmp_path / "out", "--progress")
     assert "200 of 200 rows" in outcome.err

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udever import Embedder
-from udever.errors import ExamplesError, RecipeError
+from udever.errors import ExamplesError, RecipeError, RunChangedError
 from udever.tokenizer import UdeverTokenizer
 from udever.training import recipe as recipes
 from udever.training import run
@@ -85,6 +85,18 @@ def test_a_run_brings_both_sides_to_the_teachers_place(
     before = Embedder.load(str(tiny_checkpoint)).embed([TEXTS[i] for i in known], role="query")
     aims = np.concatenate([teacher, teacher])
     assert (vectors * aims).sum(1).min() > 0.9 > (before * aims).sum(1).max()
+
+
+def test_other_teacher_vectors_are_other_data(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = written(tmp_path, tiny_checkpoint, 0.0)
+    identities = []
+    for _ in range(2):
+        with open_session(recipe, data=data, precision="fp32", device="cpu") as session:
+            identities.append(session.identity)
+        vectors = np.load(data / "targets" / "vectors.npy")
+        np.save(data / "targets" / "vectors.npy", -vectors)
+    with pytest.raises(RunChangedError, match="data:"):
+        identities[1].require_same(identities[0])
 
 
 def test_texts_that_are_no_pairs_are_kept_out_of_the_contrast(

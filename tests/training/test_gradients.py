@@ -57,6 +57,22 @@ def config(request: pytest.FixtureRequest) -> BloomConfig:
     return BloomConfig(width=48, layers=3, heads=request.param, vocab_size=44)
 
 
+def test_kept_or_computed_again_the_sums_are_the_same_bits(
+    config: BloomConfig, random_tensors: Callable[..., dict[str, Tensor]]
+) -> None:
+    """So a run that is resumed with more or less memory free ends with the same bytes."""
+    found = []
+    for cached, recompute in ((False, False), (True, False), (True, True)):
+        model = build(config, random_tensors(config), precision="fp32")
+        parameters = unfreeze(model, tune="all")
+        plan = MemoryPlan(chunk_tokens=64, cached=cached, recompute=recompute)
+        accumulate(model, sequences(), loss_of, plan=plan, world=World(), device=torch.device("cpu"))
+        found.append({name: parameter.grad for name, parameter in parameters.items()})
+    for name, gradient in found[0].items():
+        assert torch.equal(found[1][name], gradient), name
+        assert torch.equal(found[2][name], gradient), name
+
+
 @pytest.mark.parametrize(
     "plan",
     [

@@ -14,10 +14,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from udever import Embedder
-from udever.errors import DivergedError, RecipeError, RunChangedError, TrainingError
+from udever.errors import DivergedError, OptionError, RecipeError, RunChangedError, TrainingError
 from udever.tokenizer import UdeverTokenizer
+from udever.training import checkpoint, run
 from udever.training import recipe as recipes
-from udever.training import run
 from udever.training.data.store_writer import TextExample, new_store
 from udever.training.recipe import Recipe
 from udever.training.session import Session, case, open_session
@@ -185,11 +185,62 @@ def test_a_changed_run_is_refused_with_the_difference(session: Session, tmp_path
         run.begin(folder, session.identity, resume=False)
     run.begin(folder, session.identity, resume=True)
     changed = recipes.load(write_recipe(tmp_path, Path(session.recipe.base), rate=0.5))
-    other = run.Identity(recipe=changed, data=("elsewhere",), base=session.identity.base, processes=1)
+    other = run.Identity(recipe=changed, data=("elsewhere",), base=session.identity.base, processes=1, precision="fp32")
     with pytest.raises(RunChangedError, match=r"optimizer\.learning_rate: 0\.01 → 0\.5; data: .* → \('elsewhere',\)"):
         run.begin(folder, other, resume=True)
     with pytest.raises(TrainingError, match="no run to resume"):
         run.begin(tmp_path / "nothing", session.identity, resume=True)
+
+
+def test_a_kill_during_an_evaluation_cannot_leave_it_out(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe_file.write_text(recipe_file.read_text() + '[evaluate]\nsuite = "s.toml"\nevery_steps = 2\n')
+    scores = iter([0.5, KeyboardInterrupt()])
+
+    def evaluate() -> float:
+        score = next(scores)
+        if isinstance(score, BaseException):
+            raise score
+        return score
+
+    with open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cpu") as session:
+        folder = tmp_path / "run"
+        folder.mkdir()
+        callbacks = run.Callbacks(evaluate=evaluate)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(session.trainer, folder, world=session.world, every=1, callbacks=callbacks)
+    newest = checkpoint.newest(folder / "checkpoints")
+    assert newest is not None
+    assert newest.stem == "step-00000003", "step 4 will be done again, and measured"
+
+
+def test_matrices_move_in_full_precision_only(recipe_file: Path, data: Path) -> None:
+    recipe_file.write_text(recipe_file.read_text().replace("max_tokens", 'tune = "last:1"\nmax_tokens', 1))
+    with (
+        pytest.raises(OptionError, match=r"precision bf16 with tune 'last:1'"),
+        open_session(recipes.load(recipe_file), data=data, precision="bf16", device="cpu"),
+    ):
+        pass
+    with open_session(recipes.load(recipe_file), data=data, precision="auto", device="cpu") as session:
+        assert session.identity.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("[contrast]\nprefixes = [0]", "contrast.prefixes"),
+        ("[contrast]\nprefixes = [9999]", "wide"),
+        ('[evaluate]\nsuite = "s.toml"\nevery_steps = 0', "every_steps"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named_before_the_first_step(
+    broken: str, named: str, recipe_file: Path, data: Path
+) -> None:
+    recipe_file.write_text(recipe_file.read_text().replace("[contrast]\nnegatives = 1", "") + broken)
+    with (
+        pytest.raises(RecipeError, match=named),
+        open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cpu"),
+    ):
+        pass
 
 
 def test_divergence_stops_before_anything_moves_and_keeps_the_batch(

@@ -143,16 +143,18 @@ def _of_options(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]
 
 def input_differences(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What changed in the inputs, by name; other names for the same contents are no change."""
-    if [item["digest"] for item in old] == [item["digest"] for item in new]:
+    if [(item["digest"], item["format"]) for item in old] == [(item["digest"], item["format"]) for item in new]:
         return
     before, now = {item["name"]: item for item in old}, {item["name"]: item for item in new}
     count = 0
     for name in {**before, **now}:
         a, b = before.get(name), now.get(name)
-        if a and b and a["digest"] == b["digest"]:
+        if a and b and (a["digest"], a["format"]) == (b["digest"], b["format"]):
             continue
         count += 1
-        if a and b:
+        if a and b and a["format"] != b["format"]:
+            yield f"{name} was read as {a['format']}, is read as {b['format']}"
+        elif a and b:
             sizes = [f"{item['rows']:,} rows, {item['bytes']:,} bytes" for item in (a, b)]
             yield f"{name} changed ({sizes[0]} → {sizes[1]})"
         else:

@@ -35,6 +35,8 @@ class Scan:
 
     state: str
     """`Found.state` when it was read."""
+    format: str
+    """As what it was read."""
     limits: Limits
     digest: str
     """Stands for the content."""
@@ -114,6 +116,7 @@ def scans_from_json(data: bytes) -> dict[str, Scan]:
         return {
             path: Scan(
                 state=raw["state"],
+                format=raw["format"],
                 limits=Limits(*raw["limits"]),
                 digest=raw["digest"],
                 cuts=tuple(Cut(*cut) for cut in raw["cuts"]),
@@ -126,7 +129,7 @@ def scans_from_json(data: bytes) -> dict[str, Scan]:
 
 def _scan(item: Input, limits: Limits, known: Scan | None) -> Scan:
     found = item.found
-    if known and known.state and known.state == found.state and known.limits == limits:
+    if known and known.state and (known.state, known.format, known.limits) == (found.state, found.format, limits):
         return known
     if found.format == "parquet":
         cuts: tuple[Cut, ...] = ()
@@ -134,7 +137,7 @@ def _scan(item: Input, limits: Limits, known: Scan | None) -> Scan:
     else:
         cuts = tuple(_text_cuts(item, limits))
         content = digest(json.dumps([item.schema.names, [cut.digest for cut in cuts]]).encode())  # with the header
-    return Scan(state=found.state, limits=limits, digest=content, cuts=cuts)
+    return Scan(state=found.state, format=found.format, limits=limits, digest=content, cuts=cuts)
 
 
 def _text_cuts(item: Input, limits: Limits) -> list[Cut]:

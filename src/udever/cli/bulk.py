@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -116,7 +116,8 @@ def bulk(
     options = _options(texts, shaping, writing)
     runner = _runner(engine, cluster, choice, runtime)
     prepared = prepare(inputs, options, output=output, input_format=texts.input_format, force=force)
-    model = load(choice.model, runtime)
+    # On a cluster this process embeds nothing: it may have no GPU.
+    model = load(choice.model, runtime if engine == "local" else replace(runtime, device="auto"))
     started = time.perf_counter()
     run = open_run(prepared, model)
     _say_what_is_done(run)

@@ -7,7 +7,6 @@ Does not know: what is done with keys and ledger; importing this module imports 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -39,12 +38,12 @@ def open_database(choice: DatabaseChoice, *, create: bool = False) -> "Accounts"
         AccountError: the database or its pepper cannot be used.
         UdeverError: the service's packages are not installed, or there is no database yet.
     """
-    if choice.database and urlsplit(choice.database).password:
-        raise OptionError("a password in --database can be seen by others", hint="use UDEVER_DATABASE_URL or ~/.pgpass")
     with needing("server", what="the accounts database"):
         from udever.server.accounts import open_accounts
         from udever.server.settings import load_settings
         from udever.server.store import parse_url
+    if choice.database and parse_url(choice.database).password:
+        raise OptionError("a password in --database can be seen by others", hint="use UDEVER_DATABASE_URL or ~/.pgpass")
     settings = load_settings({"database_url": choice.database, "config": choice.config})
     url = parse_url(settings.database_url)
     if not create and url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():

@@ -38,7 +38,9 @@ def train(
     verify: Annotated[
         bool, Parameter(negative=(), help="Only compare a step's gradient with the naive one in float64.")
     ] = False,
-    precision: Annotated[Literal["auto", "fp32", "bf16"], Parameter(help="Of the frozen weights.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], Parameter(help="Of the frozen weights; fp32 where matrices move.")
+    ] = "auto",
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Annotated[str, Parameter(help="For activations: auto (half of what is free), or such as 8GB.")] = "auto",
     tensorboard: Annotated[bool, Parameter(negative=(), help="Also log for TensorBoard, in the run's folder.")] = False,

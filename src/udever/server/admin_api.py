@@ -80,7 +80,7 @@ async def rotate_key(request: Request, key_id: str) -> Response:
     return json_response({"secret": secret, "key": key.describe()})
 
 
-@router.post("/v1/admin/accounts/{account}/topups", responses=answers(status=201), status_code=201,
+@router.post("/v1/admin/accounts/{account:path}/topups", responses=answers(status=201), status_code=201,
              openapi_extra=takes(TopupRequest))  # fmt: skip
 async def topup(request: Request, account: str) -> Response:
     """Add credit to an account."""

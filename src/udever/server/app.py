@@ -99,7 +99,7 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],  # OpenAI's client sends half a dozen of its own
             expose_headers=["*"],
         )
     if settings.otlp_endpoint:

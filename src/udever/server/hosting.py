@@ -236,8 +236,12 @@ class Hosting:
 
     @property
     def ready(self) -> bool:
-        """Whether requests would be served: a lazy model that nobody has asked for yet is fine."""
-        fine: Sequence[str] = ("ready", "waiting") if self._lazy else ("ready",)
+        """Whether requests would be served; of lazy models only one that was served before can fail that.
+
+        One that is being loaded, or could not be, answers for itself: it must not keep others from being asked for, nor
+        itself from being asked for again.
+        """
+        fine: Sequence[str] = ("ready", "waiting", "loading", "failed") if self._lazy else ("ready",)
         return all(state in fine for state in self.states.values())
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 Invariant: SIGTERM ends listening at once, lets requests finish within the grace time and the process exit with 0; a
 client that is slow with its headers, sends too many, or does not read its answer is cut off without the application.
+A client that offers another protocol, as Java's does with each request (h2c), is answered in this one.
 Does not know: what is served.
 """
 
@@ -9,12 +10,14 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -25,6 +28,10 @@ from udever.server.settings import Settings
 from udever.server.telemetry import configure_logging
 
 log = logging.getLogger(__name__)
+
+
+_OFFERS = (b"upgrade", b"http2-settings")
+"""Headers that offer another protocol, and what `Connection` says of them."""
 
 
 class ServeError(UdeverError):
@@ -103,6 +110,9 @@ class _GuardedProtocol(HttpToolsProtocol):
         """Of the headers being read; None while a body is."""
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        """Runs while an answer waits to be read."""
+        self._offer: tuple[bytes, int] | None = None
+        """Of a request that offers another protocol: its head without the offer, and where in the data its body is."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -125,25 +135,52 @@ class _GuardedProtocol(HttpToolsProtocol):
             if self._header_bytes is not None:
                 self._header_bytes += len(piece)
             super().data_received(piece)
+            if self._offer is not None:
+                (head, body), self._offer = self._offer, None
+                self.parser = httptools.HttpRequestParser(self)  # the old one takes what follows for the other protocol
+                data = head + piece[body:] + data
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._header_bytes = 0
+        if self._unread is not None and not self.transport.get_write_buffer_size():
+            self._unread.cancel()  # the answer before was read
+            self._unread = None
         self._disarm()
         self._timer = self.loop.call_later(self._limit_seconds, self._too_slow)
 
     def on_headers_complete(self) -> None:
-        self._header_bytes = None
         self._disarm()
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._offer = (self._head_without_offer(), 0)
+            return
+        self._header_bytes = None
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._header_bytes = 0
-        super().on_message_complete()
+        if self._offer is None:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        error = sys.exception()  # httptools' way to say where the head ended
+        if self._offer is not None and error is not None:
+            self._offer = (self._offer[0], error.args[0])
+
+    def _head_without_offer(self) -> bytes:
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b", ".join(
+                    token for token in map(bytes.strip, value.split(b",")) if token.lower() not in _OFFERS
+                )
+            if value and name not in _OFFERS:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.get_write_buffer_size():
+        if self._unread is None and self.transport.get_write_buffer_size():
             self._unread = self.loop.call_later(self._send_seconds, self._too_lazy)
 
     def send_400_response(self, msg: str) -> None:
@@ -153,6 +190,7 @@ class _GuardedProtocol(HttpToolsProtocol):
         self._refuse(408, "request_timeout", "The headers did not arrive in time.")
 
     def _too_lazy(self) -> None:
+        self._unread = None
         if self.transport.get_write_buffer_size():  # closing would wait until it is read
             self.transport.abort()
 

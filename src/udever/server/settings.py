@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -156,11 +155,9 @@ def load_settings(flags: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _mask_password(url: str) -> str:
+    """Up to the last @: what stands before it may be part of a password, however that is spelled."""
     url = re.sub(r"(?i)([?&][^=&]*password=)[^&]*", rf"\1{MASK}", url)
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", f":{MASK}@", 1)).geturl()
+    return re.sub(r"://([^:/@]*):.*@", rf"://\1:{MASK}@", url)
 
 
 _MASKS = {"pepper": lambda _: MASK, "database_url": _mask_password, "otlp_endpoint": _mask_password}

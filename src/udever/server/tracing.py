@@ -33,7 +33,9 @@ class Traced:
         parent = extract({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
         with self._tracer.start_as_current_span("request", context=parent, kind=SpanKind.SERVER) as span:
             await self._app(scope, receive, send)
-            record = scope["state"]["record"]
+            record = scope.get("state", {}).get("record")
+            if record is None:  # a preflight, answered before the frame
+                return
             span.update_name(f"{record.method} {record.route}")
             span.set_attributes({f"udever.{name}": value for name, value in vars(record).items() if value})
 
@@ -52,7 +54,7 @@ def tracer_provider(endpoint: str) -> Any:
     except ImportError as error:
         raise OptionError(
             "otlp_endpoint is set, but OpenTelemetry's exporter is not installed",
-            hint="pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http",
+            hint="pip install 'udever[otel]'",
         ) from error
     provider = TracerProvider(resource=Resource.create({"service.name": "udever"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")))

@@ -6,9 +6,11 @@ Invariant: targets are unit vectors of the student's width; a text without one t
 Knows no model. The loss is what did best among those of docs/notebook.md.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from udever.errors import ExamplesError
 
+DIGEST_ROWS = 100_000
 PREFIX_WEIGHT = 0.25
 """Of a Matryoshka prefix beside the full width."""
 
@@ -59,6 +62,16 @@ class Targets:
         found = torch.from_numpy(self.vectors[np.maximum(rows, 0)].astype(np.float32))
         found[torch.from_numpy(rows < 0)] = 0
         return F.normalize(found, dim=1)
+
+    @property
+    def digest(self) -> str:
+        """Of all that is learned from it: sha256 (hex) of the vectors and of which text has which."""
+        whole = hashlib.sha256()
+        parts: list[NDArray[Any]] = [self.vectors, *self.rows]
+        for part in parts:
+            for first in range(0, len(part), DIGEST_ROWS):
+                whole.update(np.ascontiguousarray(part[first : first + DIGEST_ROWS]).data)
+        return whole.hexdigest()
 
     def bank(self, size: int, *, seed: tuple[int, int]) -> Tensor:
         """Unit vectors [size, H], drawn anew by `seed`."""

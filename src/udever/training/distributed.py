@@ -9,10 +9,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=2)
+"""How long a rank waits for the others: while one evaluates, that may be hours. torchrun ends all when one dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ def world() -> Iterator[World]:
     if "RANK" not in os.environ:
         yield World()
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     finally:

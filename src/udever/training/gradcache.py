@@ -95,7 +95,8 @@ def accumulate(
     d_own = d_whole[shares[world.rank]]
     d_outputs = [d_own[rows] if rows else torch.zeros_like(out) for (rows, _), out in zip(chunks, outputs, strict=True)]
     if plan.cached:
-        for (_, batch), d_output in zip(chunks, d_outputs, strict=True):
+        # From the last chunk on, as one backward pass through all of them does: the same sums, to the last bit.
+        for (_, batch), d_output in zip(reversed(chunks), reversed(d_outputs), strict=True):
             model(batch, recompute=plan.recompute).backward(d_output)
     else:
         torch.autograd.backward(outputs, d_outputs)

@@ -125,6 +125,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             (self.contrast.temperature > 0, f"contrast.temperature is {self.contrast.temperature}; it must be above 0"),
             (self.contrast.negatives >= 0, f"contrast.negatives is {self.contrast.negatives}; it must be at least 0"),
             (self.optimizer.learning_rate > 0, f"optimizer.learning_rate is {self.optimizer.learning_rate}"),
+            (self.evaluate is None or self.evaluate.every_steps >= 1, "evaluate.every_steps must be at least 1"),
+            (all(size >= 1 for size in self.contrast.prefixes), "a size in contrast.prefixes must be at least 1"),
             (all(part.weight > 0 for part in self.data), "a data weight must be above 0"),
             (self.objective != "distill" or self.distill, "objective distill needs a [distill] table"),
             (self._contrast_is_of_pairs(), "data with paired = false need objective distill and mixing one_task"),

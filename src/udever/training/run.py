@@ -30,10 +30,11 @@ class Identity:
 
     recipe: Recipe
     data: tuple[str, ...]
-    """Digests of the stores."""
+    """Digests of the stores, then of the teacher's vectors, if there are any."""
     base: str
     """Digest of the base's weights."""
     processes: int
+    precision: str
 
     def write(self, folder: Path) -> None:
         """As `run.json`, atomically."""
@@ -51,7 +52,7 @@ class Identity:
     def require_same(self, begun: "Identity") -> None:
         """Raises RunChangedError, showing each difference to what the run began with."""
         changed = differences(begun.recipe, self.recipe)
-        for name in ("data", "base", "processes"):
+        for name in ("data", "base", "processes", "precision"):
             if (before := getattr(begun, name)) != (now := getattr(self, name)):
                 changed.append(f"{name}: {before} → {now}")
         if changed:
@@ -115,11 +116,6 @@ def train(
                 raise
             write(_entry(report))
             callbacks.on_step(report)
-            if report.step % every == 0 or report.step == steps:
-                facts = checkpoint.Facts(step=report.step, processes=world.size)
-                state = checkpoint.state_of(trainer.parameters, trainer.optimizer, kept=world.is_main)
-                if world.is_main:
-                    checkpoint.save(folder / "checkpoints", state, facts=facts)
             due = evaluation and (report.step % evaluation.every_steps == 0 or report.step == steps)
             if due and callbacks.evaluate:
                 with trainer.whole_model():
@@ -128,6 +124,11 @@ def train(
                         best = score
                         callbacks.keep_best()
                 write({"step": report.step, "score": score})
+            if report.step % every == 0 or report.step == steps:  # after its score, that a kill cannot leave it out
+                facts = checkpoint.Facts(step=report.step, processes=world.size)
+                state = checkpoint.state_of(trainer.parameters, trainer.optimizer, kept=world.is_main)
+                if world.is_main:
+                    checkpoint.save(folder / "checkpoints", state, facts=facts)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from udever.engine.loading import resolve_device
-from udever.errors import ExamplesError
+from udever.errors import ExamplesError, OptionError, RecipeError
+from udever.model.precision import resolve_precision
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
 from udever.training.batches import Batches, StepBatch
 from udever.training.card import RunFacts, card, hardware
@@ -25,7 +26,7 @@ from udever.training.data.examples import ExampleStore
 from udever.training.data.sampler import Mixture
 from udever.training.distill import Targets
 from udever.training.distributed import World, world
-from udever.training.objective import Objective, contrastive, distill
+from udever.training.objective import contrastive, distill
 from udever.training.recipe import Recipe
 from udever.training.run import Identity
 from udever.training.step import Trainer
@@ -100,22 +101,30 @@ def open_session(
     """
     with world() as here:
         chosen = _device(device, here)
-        base = load_base(recipe.base, precision=precision, device=chosen, markers=recipe.markers)
+        exact = _precision(precision, recipe, chosen)
+        base = load_base(recipe.base, precision=exact, device=chosen, markers=recipe.markers)
+        _require_prefixes(recipe, base)
         stores = [_store(data / part.path, base, recipe) for part in recipe.data]
         mixture = Mixture(stores, [part.weight for part in recipe.data])
         batches = Batches(mixture, recipe, markers=base.tokenizer.markers)
+        targets = _targets(recipe, data, stores, base)
+        budget = memory_bytes or round(MEMORY_SHARE * _free_bytes(chosen))
         trainer = Trainer(
             base.model,
             batches=batches,
-            objective=_objective(recipe, data, stores, base),
+            objective=contrastive(recipe) if targets is None else distill(recipe, targets),
             recipe=recipe,
             world=here,
             device=chosen,
-            memory_bytes=memory_bytes or round(MEMORY_SHARE * _free_bytes(chosen)),
+            memory_bytes=-here.most(-budget),  # all ranks plan alike, each by what the poorest has
             chunk_tokens=chunk_tokens,
         )
         identity = Identity(
-            recipe=recipe, data=tuple(s.digest for s in stores), base=base.weights_digest, processes=here.size
+            recipe=recipe,
+            data=(*(store.digest for store in stores), *([] if targets is None else [targets.digest])),
+            base=base.weights_digest,
+            processes=here.size,
+            precision=exact,
         )
         yield Session(
             recipe=recipe, base=base, stores=stores, batches=batches, trainer=trainer, world=here, identity=identity
@@ -168,17 +177,37 @@ def _store(folder: Path, base: TrainBase, recipe: Recipe) -> ExampleStore:
     return store
 
 
-def _objective(recipe: Recipe, data: Path, stores: list[ExampleStore], base: TrainBase) -> Objective:
+def _targets(recipe: Recipe, data: Path, stores: list[ExampleStore], base: TrainBase) -> Targets | None:
     if recipe.objective == "contrastive" or recipe.distill is None:
-        return contrastive(recipe)
-    folder = data / recipe.distill.targets
+        return None
     texts = [store.text_count for store in stores]
-    return distill(recipe, Targets.open(folder, texts=texts, width=base.config.width))
+    return Targets.open(data / recipe.distill.targets, texts=texts, width=base.config.width)
+
+
+def _precision(precision: str, recipe: Recipe, device: torch.device) -> str:
+    """What the base is loaded in: where matrices move and are written, in full."""
+    if recipe.tune == "bitfit":
+        return resolve_precision(precision, device=device)
+    if precision not in ("auto", "fp32"):
+        raise OptionError(
+            f"precision {precision} with tune {recipe.tune!r} would round the weights that are written",
+            hint="leave it out, or pass fp32",
+        )
+    return "fp32"
+
+
+def _require_prefixes(recipe: Recipe, base: TrainBase) -> None:
+    for size in recipe.contrast.prefixes:
+        if size > base.config.width:
+            raise RecipeError(f"contrast.prefixes has {size}, {recipe.base} is {base.config.width} wide")
 
 
 def _device(device: str, here: World) -> torch.device:
     chosen = resolve_device(device)
-    return torch.device("cuda", here.local_rank) if chosen.type == "cuda" and chosen.index is None else chosen
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", here.local_rank if chosen.index is None else chosen.index)
+        torch.cuda.set_device(chosen)  # what gathers and sums over processes uses the current one
+    return chosen
 
 
 def _free_bytes(device: torch.device) -> int:

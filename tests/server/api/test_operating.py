@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -95,12 +96,17 @@ def test_ctrl_c_stops_it_too(start_server: Callable[..., Any]) -> None:
 def test_a_lazy_model_is_loaded_by_its_first_request(
     start_server: Callable[..., Any], same: Callable[..., None]
 ) -> None:
-    server = start_server("--no-auth", "--load", "lazy", "--model", f"mine={MODEL}", "--model", MODEL)
-    assert httpx.get(f"{server.url}/health/ready").json()["models"] == {"mine": "waiting", MODEL: "waiting"}
+    server = start_server(
+        "--no-auth", "--load", "lazy", "--model", f"mine={MODEL}", "--model", MODEL, "--model", "gone=/gone"
+    )
+    waiting = dict.fromkeys(("mine", MODEL, "gone"), "waiting")
+    assert httpx.get(f"{server.url}/health/ready").json()["models"] == waiting
     answer = httpx.post(f"{server.url}/v1/embeddings", json={"model": "mine:query", "input": "a"}, timeout=60)
     same([answer.json()["data"][0]["embedding"]], ["a"], "query")
     server.wait("/health/ready")
-    assert httpx.get(f"{server.url}/health/ready").json()["models"] == {"mine": "ready", MODEL: "waiting"}
+    assert httpx.post(f"{server.url}/v1/embeddings", json={"model": "gone", "input": "a"}).status_code >= 400
+    health = httpx.get(f"{server.url}/health/ready")  # else no request would come any more, that could try again
+    assert (health.status_code, health.json()["models"]) == (200, waiting | {"mine": "ready", "gone": "failed"})
 
 
 def test_while_it_loads_a_request_may_be_told_to_come_again(start_server: Callable[..., Any]) -> None:
@@ -174,6 +180,14 @@ def test_a_bad_setting_is_named(flags: tuple[str, ...], env: dict[str, str], nam
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("password", ["a/b#c", "a?b", "[x", "p@ss%2F"])
+def test_a_password_is_masked_however_it_is_spelled(password: str) -> None:
+    done = serve("--print-config", UDEVER_DATABASE_URL=f"postgresql://udever:{password}@db/udever")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert password not in done.stdout
+    assert "********@db/udever" in done.stdout
+
+
 def test_an_unknown_setting_in_the_file_is_named(tmp_path: Path) -> None:
     config = tmp_path / "udever.toml"
     config.write_text("prot = 1\n")
@@ -235,6 +249,48 @@ def test_what_is_no_http(tight: Any) -> None:
     assert error_code(raw(tight, b"\x16\x03\x01 hello\r\n\r\n")) == (400, "invalid_http")
 
 
+@pytest.mark.parametrize("pieces", [1, 7, 40])
+def test_a_client_that_offers_another_protocol_is_answered_in_this_one(tight: Any, pieces: int) -> None:
+    """As the JDK's client does with each request over http://."""
+    body = json.dumps({"model": MODEL, "input": "a text"}).encode()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    for framed in (b"content-length: %d\r\n\r\n" % len(body) + body, b"transfer-encoding: chunked\r\n\r\n" + chunked):
+        request = HEAD + offer + framed
+        second = b"GET /health/live HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n"
+        with socket.create_connection(("127.0.0.1", tight.port), timeout=20) as connection:
+            step = -(-len(request) // pieces)
+            for first in range(0, len(request), step):
+                connection.sendall(request[first : first + step])
+                time.sleep(0.002)
+            connection.sendall(second)
+            received = b""
+            while b"live" not in received:
+                piece = connection.recv(65536)
+                assert piece, received[:500]
+                received += piece
+        assert received.count(b"HTTP/1.1 200 OK") == 2
+        assert b'"embedding"' in received
+
+
+def test_a_connection_that_is_read_late_but_read_lives_on(tight: Any) -> None:
+    """The time to read counts for each answer, not from the first one on a connection."""
+    body = json.dumps({"model": MODEL, "input": ["a"] * 2048}).encode()
+    request = HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
+    with socket.create_connection(("127.0.0.1", tight.port), timeout=30) as connection:
+        for _ in range(3):
+            connection.sendall(request)
+            received, size = b"", None
+            while size is None or len(received) < size:
+                piece = connection.recv(65536)
+                assert piece, f"cut off after {len(received):,} bytes"
+                received += piece
+                time.sleep(0.002)
+                if size is None and b"\r\n\r\n" in received:
+                    head = received.partition(b"\r\n\r\n")[0]
+                    size = len(head) + 4 + int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+
+
 def test_an_idle_connection_is_closed(tight: Any) -> None:
     began = time.monotonic()
     answer = raw(tight, b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -261,7 +317,7 @@ def test_only_the_named_origins_may_call_from_a_browser(tight: Any) -> None:
         preflight = {
             "origin": origin,
             "access-control-request-method": "POST",
-            "access-control-request-headers": "authorization,content-type",
+            "access-control-request-headers": "authorization,content-type,x-stainless-os,x-stainless-retry-count",
         }
         asked = httpx.options(f"{tight.url}/v1/embeddings", headers=preflight)
         got = httpx.post(f"{tight.url}/v1/embeddings", json={"model": MODEL}, headers={"origin": origin})

@@ -109,7 +109,7 @@ def test_signing_in_and_out(visitor: Callable[..., Any], new_account: Callable[.
     answer = someone.post("/signin", key=f" {secret}\n", next="/compare")
     assert (answer.status_code, answer.headers["location"]) == (303, "/compare")
     cookie = _cookie(answer, COOKIE)
-    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "strict", "/")
+    assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "lax", "/")
     assert not cookie["secure"]
     assert 0 < int(cookie["max-age"]) <= 86_400
     assert secret[len(key.prefix) :] not in cookie.value

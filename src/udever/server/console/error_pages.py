@@ -58,6 +58,12 @@ def _notice(request: Request, fault: Fault) -> Response:
     """htmx puts it at the top of the page that is open, whatever it was about to replace."""
     notice = render(request, "notice.html", status=fault.status, fault=fault)
     notice.headers.update(
-        {**fault.headers, "hx-retarget": "#notices", "hx-reswap": "innerHTML", "hx-push-url": "false"}
+        {
+            **fault.headers,
+            "hx-retarget": "#notices",
+            "hx-reswap": "innerHTML",
+            "hx-reselect": "unset",  # else htmx looks in the notice for the part that the page had asked for
+            "hx-push-url": "false",
+        }
     )
     return notice

@@ -150,13 +150,13 @@ def send_cookie(request: Request, response: Response, *, cookie: str) -> None:
         path="/",
         secure=_is_https(request),
         httponly=True,
-        samesite="strict",
+        samesite="lax",  # strict: who comes by a link from elsewhere would see a page of nobody, with forms that fail
     )
 
 
 def sign_out(request: Request, response: Response) -> None:
     """Make the browser forget its cookie."""
-    response.delete_cookie(_name(request), path="/", secure=_is_https(request), httponly=True, samesite="strict")
+    response.delete_cookie(_name(request), path="/", secure=_is_https(request), httponly=True, samesite="lax")
 
 
 async def read_form(request: Request, *, largest_bytes: int = LARGEST_FORM_BYTES) -> Form:

@@ -193,7 +193,8 @@ def _page(
         limits=LIMITS,
         max_characters=play.MAX_CHARACTERS,
     )
-    response.headers["cache-control"] = "no-store"  # it holds what somebody typed
+    if request.method == "POST":
+        response.headers["cache-control"] = "no-store"  # it holds what somebody typed
     response.headers.update(trouble.fault.headers if trouble else {})
     return response
 

@@ -25,9 +25,13 @@
     side.querySelector("[data-add]").disabled = rowsOf(side).length >= Number(side.dataset.limit);
   };
 
-  const add = (side) => {
+  const append = (side) => {
     const row = document.getElementById(`row-${side.dataset.side}`).content.cloneNode(true);
     side.querySelector(".rows").append(row);
+  };
+
+  const add = (side) => {
+    append(side);
     renumber(side);
     rowsOf(side).at(-1).querySelector("textarea").focus();
   };
@@ -98,14 +102,27 @@
   };
 
   const forget = () => {  // better no count than an old one
-    for (const place of form.querySelectorAll("[data-tokens]")) place.textContent = "";
-    price.firstElementChild.textContent = price.lastElementChild.textContent = "";
+    for (const row of form.querySelectorAll(".text-row")) {
+      row.querySelector("[data-tokens]").textContent = "";
+      row.classList.remove("text-row-wrong");
+      row.querySelector("textarea").removeAttribute("aria-invalid");
+    }
+    const [tokens, cost, over] = price.children;
+    tokens.textContent = over.textContent = "";
+    if (!free) cost.textContent = "";
+  };
+
+  let edited = false;  // since the run began whose result is shown, or will be
+
+  const mark = () => {
+    const stale = result().querySelector("[data-stale]");
+    if (stale) stale.hidden = !edited;
+    result().classList.toggle("result-stale", Boolean(stale) && edited);
   };
 
   const changed = () => {
-    const stale = result().querySelector("[data-stale]");
-    if (stale) stale.hidden = false;
-    result().classList.toggle("result-stale", Boolean(stale));
+    edited = true;
+    mark();
     if (!("counts" in form.dataset)) return;
     clearTimeout(waiting);
     waiting = setTimeout(count, 350);
@@ -113,7 +130,46 @@
 
   form.addEventListener("input", (event) => {
     if (event.target.matches("textarea, select")) changed();
+    if (event.target.id === "model") keepModel(event.target.value);
   });
+
+  const keepModel = (model) => {  // an example changes the texts, not the model
+    for (const link of form.querySelectorAll(".play-presets a")) {
+      const to = new URL(link.href);
+      to.searchParams.set("model", model);
+      link.href = to;
+    }
+  };
+
+  // ---- what was typed before signing in is there after it
+
+  const DRAFT = "playground";
+
+  document.addEventListener("click", (event) => {
+    if (!edited || !event.target.closest('main a[href^="/signin"]')) return;
+    const texts = (name) => areas(name).map((area) => area.value);
+    const draft = { model: form.elements.model.value, query: texts("query"), document: texts("document") };
+    try { sessionStorage.setItem(DRAFT, JSON.stringify(draft)); } catch { /* then it is lost */ }
+  });
+
+  const restore = () => {
+    let draft;
+    try {
+      draft = JSON.parse(sessionStorage.getItem(DRAFT));
+      sessionStorage.removeItem(DRAFT);
+    } catch { return; }
+    if (!draft || !form.hasAttribute("data-counts")) return;
+    form.elements.model.value = draft.model;
+    keepModel(draft.model);
+    for (const side of form.querySelectorAll("[data-side]")) {
+      const texts = draft[side.dataset.side];
+      while (rowsOf(side).length > texts.length) rowsOf(side).at(-1).remove();
+      while (rowsOf(side).length < texts.length) append(side);
+      areas(side.dataset.side).forEach((area, index) => { area.value = texts[index]; });
+      renumber(side);
+    }
+    changed();
+  };
 
   // ---- run
 
@@ -126,9 +182,13 @@
   });
 
   let began;
-  form.addEventListener("htmx:beforeRequest", () => { began = performance.now(); });
+  form.addEventListener("htmx:beforeRequest", () => {
+    began = performance.now();
+    edited = false;
+  });
   document.addEventListener("htmx:afterSwap", (event) => {
     if (event.detail.target.id !== "result") return;
+    mark();
     const trip = result().querySelector("[data-round-trip]");
     if (trip) {
       trip.querySelector("span").textContent = `${Math.round(performance.now() - began)} ms`;
@@ -171,4 +231,6 @@
     result().querySelectorAll(".size-ticks span").forEach((tick, index) => tick.classList.toggle("on", index === size));
     result().querySelectorAll("[data-size-row]").forEach((row, index) => row.classList.toggle("own", index === size));
   });
+
+  restore();
 })();

@@ -44,6 +44,21 @@
     if (button?.hasAttribute("data-theme-switch")) switchTheme();
     else if (button) copy(button);
   });
+  // A second click while the answer is on its way: the first may have made a secret that only its own answer shows.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || form.hasAttribute("hx-post")) return;
+    if ("sent" in form.dataset) event.preventDefault();
+    form.dataset.sent = "";
+    setTimeout(() => delete form.dataset.sent, 10_000);  // it was stopped, or got lost
+  });
+  addEventListener("pageshow", () => {
+    for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+  });
+
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target.id === "notices") event.detail.target.scrollIntoView({ block: "center" });
+  });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && document.activeElement?.classList.contains("tip")) document.activeElement.blur();
   });
