@@ -1,6 +1,6 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
-    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code,near}.jsonl, to be imported
+    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code}.jsonl, to be imported
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
 Invariant: nothing that the dev set holds (data.py); at most `CAP` pairs of a group and language, the same each time.
@@ -24,10 +24,7 @@ from udever.training.data.examples import ExampleStore
 
 CAP = {"wide": 2000, "tatoeba": 8000, "ui": 1500, "debian": 4000, "sts": 3000, "lexicon": 1500, "code": 40_000}
 """Pairs of a group and language at most."""
-STORES = ("pairs", "passages", "code", "near")
-NEAR = {"sts": 6000, "tatoeba": 3000, "wide": 1000, "gloss": 20_000}
-"""Sentences of a group and language at most that are laid beside one that is nearly the same."""
-NEIGHBOURS = 8
+STORES = ("pairs", "passages", "code")
 PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}
 
 
@@ -54,32 +51,6 @@ def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
                 yield _pair(*cut, "passages")
 
 
-def near(pool: list[Example], work: Path) -> Iterator[dict[str, object]]:
-    """Sentences with one that the teacher finds near, in the same language if there is one: what to tell apart finely.
-
-    They are no translations of each other: only the teacher's vectors may be learned from them.
-    """
-    index, vectors = teacher.cached(work)[0], unit_targets(work, 1.0).numpy()
-    cells: dict[tuple[str, str], list[tuple[str, int]]] = defaultdict(list)
-    said: dict[tuple[int, str], str] = {}
-    for e in pool:
-        if e.group in NEAR and not e.document and e.target in index:
-            cells[e.group, language(e.lang)].append((e.text, index[e.target]))
-            said.setdefault((index[e.target], language(e.lang)), e.text)
-    english = np.array(sorted(row for row, lang in said if lang == "en"))
-    dice = random.Random(0)
-    for (group, lang), members in sorted(cells.items()):
-        dice.shuffle(members)
-        members = members[: NEAR[group]]
-        for first in range(0, len(members), 1024):
-            block = members[first : first + 1024]
-            similar = vectors[[row for _, row in block]] @ vectors[english].T
-            nearest = english[np.argpartition(-similar, NEIGHBOURS, axis=1)[:, : NEIGHBOURS + 1]]
-            for (text, own), rows_of_others in zip(block, nearest.tolist(), strict=True):
-                other = dice.choice([row for row in rows_of_others if row != own])
-                yield _pair(text, said.get((other, lang)) or said[other, "en"], "near")
-
-
 def _pair(query: str, positive: str, task: str) -> dict[str, object]:
     return {"query": query, "pos": [positive], "neg": [], "task": task}
 
@@ -99,8 +70,6 @@ def write_pairs(data: Path, work: Path) -> None:
         files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
     for row in passages(data, pool):
         files["passages"].write(json.dumps(row, ensure_ascii=False) + "\n")
-    for row in near(pool, work):
-        files["near"].write(json.dumps(row, ensure_ascii=False) + "\n")
     for file in files.values():
         file.close()
 
