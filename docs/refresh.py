@@ -35,7 +35,8 @@ FILES = {
     "museum.jsonl": (
         '{"query": "When does the museum open?", "pos": ["The museum opens at nine."]}\n'
         '{"query": "¿Cuándo cierra el museo?", "pos": ["The museum is closed on Mondays.", "It closes at six."]}\n'
-        '{"query": "Wo kann ich meine Tasche lassen?", "pos": ["Bags can be left in the lockers beside the entrance."]}\n'
+        '{"query": "Wo kann ich meine Tasche lassen?", '
+        '"pos": ["Bags can be left in the lockers beside the entrance."]}\n'
         '{"query": "Combien coûte un billet ?", "pos": ["A ticket is twelve euros, and free under eighteen."]}\n'
         '{"query": "可以拍照吗？", "pos": ["Photographs are welcome, without a flash."]}\n'
         '{"query": "Is there somewhere to eat?", "pos": ["The café on the roof serves lunch until three."]}\n'
