@@ -198,6 +198,17 @@ def test_too_much_work_is_refused_with_an_estimate(watched: Watched) -> None:
     batcher.close()
 
 
+def test_lone_short_texts_say_nothing_about_how_long_many_long_ones_take(batcher: Batcher, watched: Watched) -> None:
+    watched.breaks = lambda sequences: time.sleep(0.1 if len(sequences) == 1 else 0)  # 0.05 s a token
+    for _ in range(10):
+        batcher.submit([[5, 6]]).result(PATIENCE_SECONDS)
+    watched.hold.clear()
+    many = batcher.submit([[5] * 20] * 500)
+    assert 0 < batcher.drain_seconds < 0.05 * 10_000 / 10
+    watched.hold.set()
+    many.result(PATIENCE_SECONDS)
+
+
 @pytest.mark.parametrize("death", [SystemExit(3), KeyboardInterrupt()], ids=repr)
 def test_the_model_thread_comes_back(batcher: Batcher, watched: Watched, death: BaseException) -> None:
     watched.breaks = lambda sequences: death

@@ -30,6 +30,7 @@ AGE_CAP_SECONDS = 0.5
 FORGETTING = 0.9
 """How much of the earlier batches' tokens and seconds the estimate of speed keeps at each batch."""
 WARM_UP_TEXTS = 32
+"""As many short texts tell the model's speed; of fewer tokens, a batch's time says more of its fixed costs."""
 RESTART_SECONDS = 0.5
 """Pause before the model thread begins again after a failure that nobody foresaw."""
 
@@ -98,6 +99,8 @@ class Batcher:
         """Those with texts that are in no batch yet."""
         self._running: list[_Item] = []
         self._past_tokens = self._past_seconds = 0.0
+        self._telling_tokens = 0
+        """Smaller batches are left out of the estimate of speed."""
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._ready = threading.Event()
@@ -216,6 +219,7 @@ class Batcher:
         """The first embedding pays for caches and gives the first estimate of speed."""
         sequences = self.embedder.tokenize([f"warm up {i}" for i in range(WARM_UP_TEXTS)])
         self.embedder.forward(sequences)
+        self._telling_tokens = sum(map(len, sequences))
         self._timed(sequences)
         self._ready.set()
 
@@ -293,8 +297,9 @@ class Batcher:
         began = time.monotonic()
         vectors = self.embedder.forward(sequences, batch_tokens=self.batch_tokens)
         seconds, tokens = time.monotonic() - began, sum(map(len, sequences))
-        self._past_tokens = FORGETTING * self._past_tokens + tokens
-        self._past_seconds = FORGETTING * self._past_seconds + seconds
+        if tokens >= self._telling_tokens:
+            self._past_tokens = FORGETTING * self._past_tokens + tokens
+            self._past_seconds = FORGETTING * self._past_seconds + seconds
         if self._on_batch:
             stats = BatchStats(
                 tokens=tokens, sequences=len(sequences), seconds=seconds, budget_tokens=self.batch_tokens

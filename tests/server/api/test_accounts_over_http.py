@@ -246,7 +246,7 @@ def test_what_a_killed_server_left_open_is_refunded(
             assert client.post("/v1/embeddings", json=EMBED[2]).status_code == 200
             wait_until(lambda: accounts.ledger.audit().open_requests == 0)
             paid = accounts.ledger.balance("a")
-            many = {"model": MODEL, "input": [f"{i} " + "many words " * 100 for i in range(100)]}
+            many = {"model": MODEL, "input": [f"{i} " + "many words " * 100 for i in range(150)]}
             lost = [pool.submit(client.post, "/v1/embeddings", json=many) for _ in range(3)]
             while accounts.ledger.audit().open_requests < 3:
                 assert not any(request.done() for request in lost)
