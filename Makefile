@@ -29,8 +29,8 @@ $(VENV)/.setup-bench: $(VENV)/.setup-dev
 demo: setup
 	@$(BIN)/udever demo
 
-test: setup-dev  # a process a core; tests of a file share its servers, so they stay together
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: setup-dev  # a process a core; tests of a file share its servers, so they stay together; the slow files begin
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: setup-dev
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from udever.tokenizer import UdeverTokenizer
 from udever.training import run
 from udever.training.data.store_writer import TextExample, new_store
 
+pytestmark = pytest.mark.slow
+
 GRADIENTS = Path(__file__).with_name("all_gradients.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
