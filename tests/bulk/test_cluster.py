@@ -94,8 +94,7 @@ def test_the_same_bytes_as_on_this_machine(
             run.add(receipt)
     assert run.finish() == whole
     assert tree(tmp_path / "there") == tree(tmp_path / "here")
-    if not options:
-        assert ticks == [whole.rows, whole.tokens]
+    assert ticks == [whole.rows, whole.tokens]
 
 
 def test_a_run_moves_to_the_cluster_and_back(

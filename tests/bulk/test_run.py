@@ -239,6 +239,17 @@ def test_force_leaves_what_is_not_ours(jsonl: Callable, do: Callable, tmp_path: 
     assert (tmp_path / "out" / "README").read_text() == "mine"
 
 
+def test_another_releases_output_is_replaced_if_forced(jsonl: Callable, do: Callable, tmp_path: Path) -> None:
+    path, manifest = jsonl([{"text": "fox"}]), tmp_path / "out" / "manifest.json"
+    do([path], tmp_path / "out")
+    ours = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(ours) | {"udever_bulk": 0}))
+    with pytest.raises(OutputError, match="has format 0.*--force"):
+        do([path], tmp_path / "out")
+    assert do([path], tmp_path / "out", force=True).new_rows == 1
+    assert manifest.read_text() == ours
+
+
 def test_an_output_inside_an_input_folder_is_no_input(jsonl: Callable, do: Callable, tmp_path: Path) -> None:
     jsonl([{"text": "fox"}])
     do([tmp_path], tmp_path / "out")

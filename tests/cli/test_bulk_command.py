@@ -84,6 +84,7 @@ def test_a_template_as_a_shell_passes_it(table: Path, udever: Callable, tiny: tu
         (("{in}", "--text-column", "a", "--template", "{text}"), 2, "exclude each other"),
         (("{in}", "--template", "text"), 2, "names no column"),
         (("{in}", "--format", "npy", "--columns", "id"), 2, "npy holds vectors only"),
+        (("{in}", "--batch-tokens", "0"), 2, "--batch-tokens is 0; it must be at least 1"),
         (("{in}", "--shard-rows", "0"), 2, "shard_rows is 0"),
         (("{in}", "--dtype", "float64"), 2, "float64"),
         (("{in}", "--dimensions", "63"), 1, "63"),

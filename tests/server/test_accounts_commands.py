@@ -79,6 +79,18 @@ def test_create_prints_the_secret_alone_on_stdout(udever: Callable[..., Outcome]
     assert made.out.strip() not in made.err
 
 
+@pytest.mark.parametrize(("credits", "said"), [("-5", "would take credit away"), ("9007199254", "holds at most")])
+def test_a_key_whose_secret_is_not_shown_is_not_made(
+    credits: str, said: str, udever: Callable[..., Outcome], opened: Accounts
+) -> None:
+    udever("keys", "create", "--account", "acme", "--credits", "1")
+    failed = udever("keys", "create", "--account", "acme", f"--credits={credits}")
+    assert (failed.code, failed.out) == (2, "")
+    assert said in failed.err
+    assert len(opened.keys.list()) == 1
+    assert opened.ledger.balance("acme") == 10**6
+
+
 def test_create_with_everything(udever: Callable[..., Outcome], opened: Accounts) -> None:
     made = udever(
         "keys", "create", "--account", "acme", "--name", "web", "--model", "a/b", "--model", "c", "--role", "query",

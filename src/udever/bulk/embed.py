@@ -74,7 +74,7 @@ class Worker:
         tick: Tick = no_tick,
     ) -> None:
         self._job, self._storage, self._model = job, storage, model
-        self._batch_tokens = batch_tokens or BATCH_TOKENS
+        self._batch_tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
         self._tick = tick
         options = job.options
         self._reader = Reader(

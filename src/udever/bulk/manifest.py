@@ -23,8 +23,11 @@ SHOWN = 5
 Manifest = dict[str, Any]
 
 
-def read_manifest(storage: Storage) -> Manifest | None:
+def read_manifest(storage: Storage, *, any_format: bool = False) -> Manifest | None:
     """The manifest of an output; None where there is none.
+
+    Args:
+        any_format: also another release's, for telling whose output it is.
 
     Raises:
         OutputError: it is damaged, or of another release's format.
@@ -37,7 +40,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
         raise OutputError(f"{storage.url}/{MANIFEST} is damaged: {error}", hint="choose another --output") from error
     if not isinstance(raw, dict) or "udever_bulk" not in raw:
         raise OutputError(f"{storage.url}/{MANIFEST} was not written by udever bulk", hint="choose another --output")
-    if raw["udever_bulk"] != FORMAT:
+    if raw["udever_bulk"] != FORMAT and not any_format:
         raise OutputError(
             f"{storage.url} has format {raw['udever_bulk']}, this release writes {FORMAT}",
             hint="go on with the release that began it, or pass --force to start over",

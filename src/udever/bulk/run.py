@@ -201,7 +201,7 @@ def prepare(
     """
     options = options.checked()
     storage = Storage(output)
-    _require_ours(storage)
+    _require_ours(storage, any_format=force)
     found = find(paths, format=input_format, besides=storage.path(""))
     with ThreadPoolExecutor(THREADS, thread_name_prefix="udever-describe") as pool:
         inputs = tuple(pool.map(describe, found))
@@ -243,10 +243,10 @@ def _clear(storage: Storage) -> None:
         storage.remove(name)
 
 
-def _require_ours(storage: Storage) -> None:
+def _require_ours(storage: Storage, *, any_format: bool) -> None:
     storage.require_folder()
     names = storage.names()
-    if not names or names <= {WORK} or read_manifest(storage) is not None:
+    if not names or names <= {WORK} or read_manifest(storage, any_format=any_format) is not None:
         return
     raise OutputError(
         f"{storage.url} holds {sorted(names)[0]!r} and is no output of udever bulk", hint="choose another --output"

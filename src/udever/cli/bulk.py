@@ -113,6 +113,8 @@ def bulk(
     from udever.bulk.run import open_run, prepare
 
     _refuse_unknown_options(inputs)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise OptionError(f"--batch-tokens is {batch_tokens}; it must be at least 1")
     options = _options(texts, shaping, writing)
     runner = _runner(engine, cluster, choice, runtime)
     prepared = prepare(inputs, options, output=output, input_format=texts.input_format, force=force)

@@ -53,23 +53,28 @@ def create(
     as_json: JsonFlag = False,
 ) -> None:
     """Make a key and print its secret, once: KEY=$(udever keys create --account NAME)."""
-    amount = None if credits is None else to_microcredits(credits)
+    amount = 0 if credits is None else to_microcredits(credits)
+    if amount < 0:
+        raise OptionError(f"--credits {credits} would take credit away", hint="udever keys topup does that")
     expires_at = None if expires is None else _moment(expires)
     with open_database(choice, create=True) as accounts:
-        secret, key = accounts.keys.create(
-            account=account,
-            name=name,
-            models=model or None,
-            roles=role or None,
-            truncate=truncate,
-            expires_at=expires_at,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            max_concurrent=max_concurrent,
-            admin=admin,
-        )
-        if amount is not None:
-            accounts.ledger.topup(account, microcredits=amount, note="udever keys create")
+        with accounts.store.write() as connection:  # all or nothing: no key stays whose secret was not shown
+            secret, key = accounts.keys.create_within(
+                connection,
+                account=account,
+                name=name,
+                models=model or None,
+                roles=role or None,
+                truncate=truncate,
+                expires_at=expires_at,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
+                max_concurrent=max_concurrent,
+                admin=admin,
+            )
+            if amount:
+                note = "udever keys create"
+                accounts.ledger.add(connection, "topup", account=account, microcredits=amount, note=note)
         balance = accounts.ledger.balance(account)
     _show_secret(secret, key, as_json=as_json, balance_microcredits=balance)
 

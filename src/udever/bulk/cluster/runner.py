@@ -57,7 +57,8 @@ def run_on_ray(
         for answer in _answers(run, stage, source=source, pool=pool, batch_tokens=batch_tokens):
             if isinstance(answer, UdeverError):
                 raise answer
-            tick(answer.rows, answer.tokens)
+            if stage.name != "join":  # its rows were counted when their texts were embedded
+                tick(answer.rows, answer.tokens)
             yield answer
 
 
