@@ -244,7 +244,7 @@ def test_another_releases_output_is_replaced_if_forced(jsonl: Callable, do: Call
     do([path], tmp_path / "out")
     ours = manifest.read_text()
     manifest.write_text(json.dumps(json.loads(ours) | {"udever_bulk": 0}))
-    with pytest.raises(OutputError, match="has format 0.*--force"):
+    with pytest.raises(OutputError, match=r"has format 0.*--force"):
         do([path], tmp_path / "out")
     assert do([path], tmp_path / "out", force=True).new_rows == 1
     assert manifest.read_text() == ours
