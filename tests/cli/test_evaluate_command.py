@@ -129,6 +129,8 @@ def test_codesearchnet_and_multi_cpr_read_their_layouts(udever: Callable, tmp_pa
         (["code-local", "--package", "cyclopts"], 1, "too few for a round of 1,000"),
         (["code-local", "--package", "cyclopts", "--candidates", "1"], 1, "ranks nothing"),
         (["code-local", "--rounds", "0"], 2, "--rounds is 0"),
+        (["code-local", "--seed=-1"], 2, "--seed is -1"),
+        (["code-local", "--seed", str(2**32)], 2, "--seed is 4294967296"),
         (["codesearchnet"], 2, "--data"),
         (["codesearchnet", "--data", ".", "--language", "rust"], 2, "no language 'rust'"),
         (["multi-cpr", "--data", ".", "--domain", "news"], 2, "no domain 'news'"),
@@ -149,11 +151,29 @@ def test_mistakes_in_the_data_come_before_the_model_is_loaded(udever: Callable, 
     assert "no column 'doc'" in outcome.err
 
 
-def test_dimensions_the_model_was_not_trained_for_are_refused(udever: Callable, suite: Path, tmp_path: Path) -> None:
-    outcome = udever("evaluate", "suite", suite, "--dimensions", 100, "--output", tmp_path / "results")
-    assert outcome.code == 1
-    assert "100 dimensions" in outcome.err
+@pytest.mark.parametrize(("option", "said"), [("--dimensions", "100 dimensions"), ("--max-tokens", "max_tokens")])
+def test_options_the_model_has_not_are_refused_before_anything_is_measured(
+    option: str, said: str, udever: Callable, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("udever.evaluation.runner.run", lambda *_, **__: pytest.fail("it began"))
+    value = {"--dimensions": 100, "--max-tokens": 9999}[option]
+    outcome = udever("evaluate", "suite", suite, option, value, "--output", tmp_path / "results")
+    assert outcome.code in (1, 2)
+    assert said in outcome.err
     assert not (tmp_path / "results").exists()
+
+
+def test_another_seed_is_kept_beside_the_first_one(udever: Callable, tmp_path: Path) -> None:
+    arguments = ("--package", "cyclopts", "--candidates", 20, "--rounds", 1, "--max-tokens", 48)
+    for seed in (0, 1, 0):
+        outcome = udever("evaluate", "code-local", *arguments, "--seed", seed, "--output", tmp_path / "results")
+    assert "measured before" in outcome.err
+    names = sorted(path.name for path in (tmp_path / "results").rglob("*.json"))
+    assert len(names) == 2
+    assert names[1] == "cyclopts.json"
+    report = udever("report", tmp_path / "results", "--against", "none")
+    assert "measured with other seed" in report.out
+    assert "code-local-20 #2" in report.out
 
 
 def test_the_bar_is_on_stderr(udever: Callable, suite: Path) -> None:

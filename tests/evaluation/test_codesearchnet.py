@@ -107,6 +107,12 @@ def test_a_language_it_does_not_have_is_wrong_usage(data: Path) -> None:
         codesearchnet(data, languages=["rust"])
 
 
+def test_half_a_surrogate_pair_is_named(data: Path) -> None:
+    write(data, "go", [function("a", "b"), {**function("c", "d"), "docstring_tokens": ["d", "\ud83d"]}])
+    with pytest.raises(DatasetError, match=r"go_test_0.jsonl.gz:2: 'docstring_tokens' has a lone surrogate U\+D83D"):
+        codesearchnet(data, languages=["go"], candidates=2)
+
+
 def test_a_row_of_another_shape_is_named(data: Path) -> None:
     write(data, "go", [function("a", "b"), {"docstring": "a", "code": "b"}])
     with pytest.raises(DatasetError, match=r"go_test_0.jsonl.gz:2: 'docstring_tokens' is no list.*'docstring', 'code'"):

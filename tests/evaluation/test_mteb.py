@@ -170,8 +170,8 @@ def encoder(tiny_checkpoint: Path) -> UdeverEncoder:
     return encoder
 
 
-def finish(encoder: UdeverEncoder, *tasks: mteb.AbsTask, output: Path) -> list[mteb_runs.Finished]:
-    return list(mteb_runs.run(encoder, tasks, output=output))
+def finish(encoder: UdeverEncoder, *tasks: mteb.AbsTask, output: Path, force: bool = False) -> list[mteb_runs.Finished]:
+    return list(mteb_runs.run(encoder, tasks, output=output, force=force))
 
 
 def stored(task: mteb_runs.Finished) -> dict[str, Any]:
@@ -385,6 +385,21 @@ def test_an_aggregate_is_the_mean_of_its_parts(encoder: UdeverEncoder, tmp_path:
     assert finish(encoder, LocalMean(), output=tmp_path)[0].kept
 
 
+def test_force_evaluates_again_what_is_there(encoder: UdeverEncoder, tmp_path: Path) -> None:
+    tasks = (LocalSTSPerLanguage(), LocalMean())
+    first = finish(encoder, *tasks, output=tmp_path)
+    wrong = first[1].path.read_text().replace(f'"main_score": {first[1].main_score:.3}', '"main_score": 0.987')
+    first[1].path.write_text(wrong)
+    assert first[1].path.read_text().count("0.987")
+    encoder._embedder.calls.clear()
+    again = finish(encoder, *tasks, output=tmp_path, force=True)
+    assert len(encoder._embedder.calls) == 8  # two sides of two subsets, and of two parts
+    assert not any(task.kept for task in again)
+    assert [task.path for task in again] == [task.path for task in first]
+    assert [task.main_score for task in again] == pytest.approx([task.main_score for task in first], abs=1e-6)
+    assert all(task.kept for task in finish(encoder, *tasks, output=tmp_path))
+
+
 def test_an_error_inside_mteb_names_the_task(encoder: UdeverEncoder, tmp_path: Path) -> None:
     class Broken(LocalSTS):
         metadata = metadata("Broken", "STS", "cosine_spearman")
@@ -531,6 +546,7 @@ def test_the_command_measures_cached_data_without_a_network(
     assert "BIOSSES" in out
     assert f"{100 * expected:.2f}" in out
     assert "kept from an earlier run" in err
+    assert "kept" not in command(*arguments, "--force")[1]
 
 
 WITHOUT = """

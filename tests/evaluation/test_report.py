@@ -145,16 +145,32 @@ def test_other_data_or_settings_are_not_comparable(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_name_are_told_apart_by_what_they_differ_in(tmp_path: Path) -> None:
-    runs = (("a", "ffff00001111", 256, 0.5), ("b", "ffff00001111", 64, 0.4), ("c", "eeee00001111", 256, 0.3))
-    for folder, fingerprint, dimensions, value in runs:
+    runs = (("udv1-ffff00001111", 256, 0.5), ("udv1-ffff00001111", 64, 0.4), ("udv1-eeee00001111", 256, 0.3))
+    for fingerprint, dimensions, value in runs:  # all in one folder
         changes = {"fingerprint": fingerprint, "settings": {"dimensions": dimensions, "max_tokens": 512}}
-        keep(tmp_path / folder, "sts", score(value), **changes)
+        keep(tmp_path, "sts", score(value), **changes)
     rows = values(table(made(tmp_path), "suite:own"))
     assert rows == {
-        "udever-nano @ffff0000 256 dimensions": {"sts": 50.0},
-        "udever-nano @ffff0000 64 dimensions": {"sts": 40.0},
-        "udever-nano @eeee0000 256 dimensions": {"sts": 30.0},
+        "udever-nano @udv1-ffff0000 256 dimensions": {"sts": 50.0},
+        "udever-nano @udv1-ffff0000 64 dimensions": {"sts": 40.0},
+        "udever-nano @udv1-eeee0000 256 dimensions": {"sts": 30.0},
     }
+
+
+def test_fingerprints_that_begin_alike_are_shown_as_far_as_they_differ(tmp_path: Path) -> None:
+    for fingerprint, value in (("udv1-ffff00001111", 0.5), ("udv1-ffff00001222", 0.4)):
+        keep(tmp_path, "sts", score(value), fingerprint=fingerprint)
+    rows = values(table(made(tmp_path), "suite:own"))
+    assert rows == {"udever-nano @udv1-ffff000011": {"sts": 50.0}, "udever-nano @udv1-ffff000012": {"sts": 40.0}}
+
+
+def test_a_run_of_fewer_rounds_is_a_table_of_its_own_and_of_two_the_newer_comes_first(tmp_path: Path) -> None:
+    for rounds, value, day in ((4, 0.6, 2), (1, 0.7, 1)):
+        keep(tmp_path, "stdlib", score(value), settings={"rounds": rounds}, date=f"2026-01-0{day}T00:00:00+00:00")
+    report = made(tmp_path)
+    assert values(table(report, "suite:own")) == {"udever-nano": {"stdlib": 60.0}}
+    assert values(table(report, "suite:own #2")) == {"udever-nano": {"stdlib": 70.0}}
+    assert report.notes == ("suite:own / stdlib: measured with other rounds: not comparable, shown as #2.",)
 
 
 def test_of_repeated_runs_the_newest_is_shown_and_the_reader_told(tmp_path: Path) -> None:
@@ -274,6 +290,14 @@ def test_results_in_percent_are_recognised_by_file(tmp_path: Path) -> None:
     report = made(tmp_path)
     assert values(table(report, "mteb-Tatoeba"))["some/model"] == pytest.approx({"spa-eng": 95.48, "yid-eng": 0.19})
     assert values(table(report, "mteb-tasks"))["some/model"]["STS12"] == pytest.approx(74)
+
+
+def test_a_split_that_does_not_count_shows_the_scale_too(tmp_path: Path) -> None:
+    path = keep_mteb(tmp_path, "STS12", {"default": {"main_score": 0.9}})
+    content = json.loads(path.read_text())
+    content["scores"]["validation"] = [{"hf_subset": "default", "main_score": 74.0}]
+    path.write_text(json.dumps(content))
+    assert values(table(made(tmp_path), "mteb-tasks"))["some/model"]["STS12"] == pytest.approx(0.9)
 
 
 def test_a_score_that_is_null_or_nan_is_absent(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -322,6 +325,23 @@ def test_a_title_is_left_out_if_the_suite_says_so(folder: Path, recording: Calla
     assert model.heard["document"] == {row[0] for row in SENTENCES} | {" "}
 
 
+def test_a_jsonl_has_the_columns_of_all_its_rows(folder: Path, recording: Callable[..., Any]) -> None:
+    rows = ({"id": 1, "text": "a"}, {"id": 2, "text": "b", "title": "B"}, {"id": 3, "text": "c", "title": None})
+    (folder / "corpus.jsonl").write_text(jsonl(*rows), "utf-8")
+    (folder / "qrels.tsv").write_text("qid\tdocid\trel\nq0\t1\t1\n", "utf-8")
+    model = recording()
+    measure(task_of(folder, "retrieval"), Encoder(embedder=model), output=None)
+    assert model.heard["document"] == {"a", "B b", "c"}
+
+
+def test_a_translation_that_a_row_has_not_is_missing(folder: Path) -> None:
+    rows = ({"en": "One."}, {"en": "Two.", "es": "Dos."}, {"en": "Three.", "es": None})
+    (folder / "bitext.jsonl").write_text(jsonl(*rows), "utf-8")
+    change(folder, "bitext.tsv", "bitext.jsonl")
+    (part,) = task_of(folder, "bitext").parts
+    assert part.languages == {"es": ["", "Dos.", ""]}  # type: ignore[attr-defined]
+
+
 def test_quotes_are_text(folder: Path) -> None:
     (folder / "bitext.tsv").write_text('en\tes\n"Hi" is a word\t"Hola\n', "utf-8")
     (part,) = task_of(folder, "bitext").parts
@@ -350,7 +370,8 @@ def change(folder: Path, old: str, new: str, file: str = "suite.toml") -> None:
         ('name = "mine"', "name = mine", ["not TOML"]),
         ('name = "mine"', 'name = "mine"\ntasks = 1', ["unknown key 'tasks'", "did you mean 'task'?"]),
         ('kind = "sts"', 'kind = "similarity"', ["task 'sts'", "'similarity'", "'bitext'"]),
-        ('name = "pairs"', 'name = "sts"', ["two tasks"]),
+        ('name = "pairs"', 'name = "sts"', ["two tasks", "'sts', 'sts'"]),
+        ('name = "pairs"', 'name = "a/b"\n[[task]]\nname = "a__b"', ["two tasks", "'a/b', 'a__b'"]),
         ('name = "pairs"\n', "", ["task 2 has no name"]),
         ('text1 = "left"', 'text_1 = "left"', ["task 'sts'", "unknown key 'text_1'", "did you mean 'text1'?"]),
         ('text1 = "left"', 'text1 = "lft"', ["no column 'lft'", "'left', 'right'"]),
@@ -406,6 +427,11 @@ UNKNOWN = "".join(f"q0\tx{i}\t1\n" for i in range(7))
         ("corpus.jsonl", "[1]\n", ["corpus.jsonl:1: not a JSON object"]),
         ("corpus.jsonl", '{"id": 1, "text": null}\n', ["corpus.jsonl:1: 'text' holds None, not a text"]),
         ("corpus.jsonl", '{"id": 1, "text": "a"}\n{"id": 2}\n', ["corpus.jsonl:2: no 'text'; it has 'id'"]),
+        (
+            "corpus.jsonl",
+            '{"id": 1, "text": "a"}\n{"id": 2, "text": "\\ud83d"}\n',
+            ["corpus.jsonl:2: 'text' has a lone surrogate U+D83D at character 0"],
+        ),
         ("qrels.tsv", f"qid\tdocid\trel\nq0\td0\t1\n{UNKNOWN}", ["7 documents", "'x0', 'x1', 'x2', 'x3', 'x4', …"]),
         ("qrels.tsv", "qid\tdocid\trel\nq9\td0\t1\n", ["names 1 queries", "'q9'"]),
         ("qrels.tsv", "qid\tdocid\trel\nq0\td0\t0\n", ["no query has a relevant document"]),
@@ -419,6 +445,30 @@ def test_wrong_data_says_what_and_where(file: str, content: str, said: list[str]
     with pytest.raises(DatasetError) as caught:
         read_suite(folder / "suite.toml")
     assert all(part in str(caught.value) for part in said), str(caught.value)
+
+
+def test_a_row_without_its_subset_is_named(folder: Path) -> None:
+    change(folder, 'file = { first = "code.jsonl", second = "code.jsonl" }', 'file = "code.jsonl"\nsubset = "lang"')
+    (folder / "code.jsonl").write_text(jsonl({"doc": "a", "code": "b", "lang": "go"}, {"doc": "c", "code": "d"}))
+    with pytest.raises(DatasetError, match=r"code\.jsonl:2: no 'lang'; it has 'doc', 'code'"):
+        task_of(folder, "code")
+
+
+@pytest.mark.parametrize(
+    ("package", "task", "said"),
+    [
+        ("bm25s", "retrieval", "the BM25 baseline needs bm25s"),
+        ("bm25s", "code", "the BM25 baseline needs bm25s"),
+        ("sklearn", "classification", "classification needs scikit-learn"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_when_the_suite_is_read(
+    package: str, task: str, said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert task_of(folder, "sts")
+    with pytest.raises(EvaluationError, match=rf"{said}, .*pip install 'udever\[eval\]'"):
+        task_of(folder, task)
 
 
 @pytest.mark.parametrize(
@@ -486,9 +536,47 @@ def test_changed_data_or_options_are_measured_again(
     assert [outcome.reused for outcome in run_suite(folder, nano)] == [False, True]
 
 
-def test_other_dimensions_are_measured_again(folder: Path, nano: Embedder) -> None:
-    run_suite(folder, nano)
+def test_other_dimensions_are_measured_again_and_both_are_kept(folder: Path, nano: Embedder) -> None:
+    whole = run_suite(folder, nano)
     assert [outcome.reused for outcome in run_suite(folder, nano, dimensions=64)] == [False, False]
+    again = {dimensions: run_suite(folder, nano, dimensions=dimensions) for dimensions in (None, 64)}
+    assert all(outcome.reused for outcomes in again.values() for outcome in outcomes)
+    assert [outcome.result for outcome in again[None]] == [outcome.result for outcome in whole]
+    assert {outcome.result.settings["dimensions"] for outcome in again[64]} == {64}
+    assert again[None][0].path == folder / "results" / "udever-nano" / "suite_mine" / "bitext.json"
+    assert re.fullmatch(r"bitext-[0-9a-f]{8}\.json", again[64][0].path.name)  # type: ignore[union-attr]
+
+
+def test_force_replaces_the_result_of_the_same_settings_only(folder: Path, nano: Embedder) -> None:
+    (whole, _), (cut, _) = run_suite(folder, nano), run_suite(folder, nano, dimensions=64)
+    before = whole.path.read_bytes()  # type: ignore[union-attr]
+    (forced, _) = run_suite(folder, nano, dimensions=64, force=True)
+    assert not forced.reused
+    assert forced.path == cut.path
+    assert whole.path.read_bytes() == before  # type: ignore[union-attr]
+    assert len(list((folder / "results").rglob("bitext*.json"))) == 2
+
+
+def test_other_weights_of_the_same_name_are_kept_beside(tmp_path: Path) -> None:
+    base = Result(task="t", protocol="p", model="m", fingerprint="one", scores=(), settings={"seed": 0})
+    others = [base, replace(base, fingerprint="two"), replace(base, settings={"seed": 1})]
+    paths = [results.write(tmp_path, result) for result in others]
+    assert len(set(paths)) == 3
+    assert [results.find(tmp_path, result) for result in others] == others
+    paths[0].unlink()
+    assert results.find(tmp_path, base) is None
+    assert [results.find(tmp_path, result) for result in others[1:]] == others[1:]
+
+
+def test_a_result_is_utf8_wherever_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = Path.write_text
+
+    def under_windows(self: Path, data: str, encoding: str | None = None, **more: Any) -> int:
+        return write_text(self, data, encoding or "cp1252", **more)
+
+    monkeypatch.setattr(Path, "write_text", under_windows)
+    result = Result(task="词", protocol="p", model="m", fingerprint="f", scores=())
+    assert results.read(results.write(tmp_path, result)).task == "词"
 
 
 def test_the_same_data_under_another_name_is_not(folder: Path, nano: Embedder) -> None:

@@ -1,7 +1,7 @@
 """`udever evaluate`: a model's scores on MTEB, CodeSearchNet, Multi-CPR, your own data and installed Python packages.
 
-Invariant: data is read and checked before the model is loaded; what is finished is on disk before the next task begins;
-stdout holds one table, or one JSON object.
+Invariant: data is read and checked before the model is loaded, options before anything is measured; what is finished is
+on disk before the next task begins; stdout holds one table, or one JSON object.
 Does not know: how anything is measured (udever.evaluation), or how scores are shown (evaluate_view.py).
 """
 
@@ -24,6 +24,9 @@ app = App(
     help_epilogue="Start with: udever evaluate code-local. Then: udever report RESULTS, beside the published numbers.",
     help_format="plaintext",
 )
+
+SEEDS = 2**32
+"""So many numpy's generator takes."""
 
 
 @Parameter(name="*")
@@ -90,6 +93,8 @@ def code_local(
     """
     if rounds is not None and rounds < 1:
         raise OptionError(f"--rounds is {rounds}", hint="use at least 1")
+    if not 0 <= seed < SEEDS:
+        raise OptionError(f"--seed is {seed}", hint=f"use 0 to {SEEDS - 1}")
     from udever.evaluation.protocols.code_local import code_local as read
 
     tasks = [read(package, candidates=candidates, seed=seed, max_rounds=rounds)]
@@ -157,6 +162,7 @@ def _measure(
     encoder = Encoder(
         embedder=load(choice.model, runtime), dimensions=measuring.dimensions, max_tokens=measuring.max_tokens
     )
+    encoder.require_options()
     outcomes = runner.run(
         tasks,
         encoder,

@@ -42,6 +42,9 @@ def mteb(
     dimensions: Annotated[int | None, Parameter(help="Keep this many leading numbers; must be trained for.")] = None,
     max_tokens: Annotated[int | None, Parameter(help="Longest text in tokens; longer ones are cut at the end.")] = None,
     runtime: Runtime = Runtime(),  # noqa: B008
+    force: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="Measure again what the folder already has.")
+    ] = False,
     progress: Annotated[bool | None, Parameter(help="Progress bars on stderr; default: on a terminal.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -60,7 +63,7 @@ def mteb(
     meta = describe(embedder, name=choice.model, revision=runtime.revision, **shape)
     encoder = UdeverEncoder(embedder, meta=meta, **shape)
     shown = sys.stderr.isatty() if progress is None else progress
-    results = mteb_runs.run(encoder, chosen, output=output, announce=_announce, progress=shown)
+    results = mteb_runs.run(encoder, chosen, output=output, force=force, announce=_announce, progress=shown)
     finished = list(_reported(results, total=len(chosen)))
     if as_json:
         print(json.dumps({**_of_model(encoder), "tasks": [_as_json(task) for task in finished]}, ensure_ascii=False))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from udever.errors import EvaluationError
+from udever.evaluation.packages import require_package
 from udever.evaluation.retrieval import TILE_SCORES, Indices, Vectors, top_k_of_scores
 
 K1, B = 1.5, 0.75
@@ -103,12 +104,9 @@ def _parted(run: str) -> Iterable[str]:
 
 
 def _index(corpus: Sequence[str]) -> tuple[Any, dict[str, int]]:
-    try:
-        import bm25s
-    except ModuleNotFoundError as error:
-        raise EvaluationError(
-            "the BM25 baseline needs bm25s, which is not installed", hint="pip install 'udever[eval]'"
-        ) from error
+    require_package("bm25s")
+    import bm25s
+
     code_of: dict[str, int] = {}
     codes = [[code_of.setdefault(word, len(code_of)) for word in words(text)] for text in corpus]
     index = bm25s.BM25(k1=K1, b=B)

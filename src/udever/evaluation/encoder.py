@@ -56,6 +56,15 @@ class Encoder:
             "max_tokens": self.max_tokens or self.embedder.max_tokens,
         }
 
+    def require_options(self) -> None:
+        """Ask the model whether it has these options, before hours of other work do.
+
+        Raises:
+            OptionError, DimensionsError: it has not.
+        """
+        self.embedder.tokenize([], "query", max_tokens=self.max_tokens)
+        self.embedder.finish(np.zeros((0, self.embedder.dimensions), np.float32), dimensions=self.dimensions)
+
     def queries(self, texts: Sequence[str]) -> Vectors:
         """float32 [len(texts), d], unit length, role query."""
         return self._embed(texts, "query")

@@ -1,12 +1,15 @@
 """What a measurement leaves behind: one JSON file a task, which says what was measured, how, and on which weights.
 
     OUTPUT/<model>/<protocol>/<task>.json
+    OUTPUT/<model>/<protocol>/<task>-<8 hex digits>.json      of other weights or settings than the file above
 
-Invariant: a file that exists is whole (written to a temporary name, then renamed), and counts for a later run only if
-it was made by the same weights (fingerprint) under the same settings; a score never travels without its protocol.
+Invariant: a file that exists is whole (written to a temporary name, then renamed), counts for a later run only if it
+was made by the same weights (fingerprint) under the same settings, and is never replaced by a result of others; a score
+never travels without its protocol.
 Does not know: how any score is computed, or how it is shown.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -69,15 +72,21 @@ def slug(name: str) -> str:
 
 
 def path_of(output: Path, result: Result) -> Path:
-    """Where a result of this model, protocol and task lies under `output`."""
-    return output / slug(result.model) / slug(result.protocol) / f"{slug(result.task)}.json"
+    """Where a result of this model, protocol and task lies under `output`, or is to lie.
+
+    Under the task's name, if no result of other weights or settings has it; else the name ends in a hash of both.
+    """
+    plain = output / slug(result.model) / slug(result.protocol) / f"{slug(result.task)}.json"
+    own = plain.with_name(f"{plain.stem}-{hashlib.sha256(_identity(result).encode()).hexdigest()[:8]}.json")
+    return own if own.exists() or _is_of_another(plain, result) else plain
 
 
 def write(output: Path, result: Result) -> Path:
-    """Write atomically; returns the file. An older result of the same task is replaced."""
+    """Write atomically; returns the file. An older result of the same weights and settings is replaced."""
     path = path_of(output, result)
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps({"format": FORMAT, **asdict(result)}, ensure_ascii=False, indent=1) + "\n")
+        content = json.dumps({"format": FORMAT, **asdict(result)}, ensure_ascii=False, indent=1)
+        unfinished.write_text(content + "\n", "utf-8")
     return path
 
 
@@ -106,10 +115,22 @@ def find(output: Path, wanted: Result) -> Result | None:
     if not path.is_file():
         return None
     found = read(path)
-    settings = json.loads(json.dumps(wanted.settings))  # tuples come back as lists
-    return found if (found.fingerprint, found.settings) == (wanted.fingerprint, settings) else None
+    return found if _identity(found) == _identity(wanted) else None
 
 
 def walk(folder: Path) -> Iterator[Path]:
     """Every JSON file under a folder that could be a result, sorted; temporary ones are left out."""
     return (path for path in sorted(folder.rglob("*.json")) if not path.name.startswith("."))
+
+
+def _identity(result: Result) -> str:
+    """The weights and settings; a score of others is another score."""
+    return json.dumps([result.fingerprint, result.settings], sort_keys=True)
+
+
+def _is_of_another(path: Path, result: Result) -> bool:
+    """Whether a whole result of other weights or settings lies there; one that is not whole may be replaced."""
+    try:
+        return path.is_file() and _identity(read(path)) != _identity(result)
+    except ResultFileError:
+        return False

@@ -98,12 +98,14 @@ def run(
     tasks: Sequence[mteb.AbsTask],
     *,
     output: Path,
+    force: bool = False,
     announce: Callable[[str], None] | None = None,
     progress: bool = False,
 ) -> Iterator[Finished]:
     """Evaluate task after task, and yield each when its file is written.
 
     Args:
+        force: evaluate again what an earlier run has.
         announce: called with a task's name before work on it begins; not for a task that an earlier run finished.
         progress: show bars for what is embedded.
 
@@ -111,7 +113,7 @@ def run(
         DatasetUnavailableError: a task's data is neither here nor to be had; earlier tasks are finished and kept.
         EvaluationError: mteb failed on a task.
     """
-    work = _Work(encoder, _Results(output / FOLDER, tasks), announce=announce, progress=progress)
+    work = _Work(encoder, _Results(output / FOLDER, tasks), force=force, announce=announce, progress=progress)
     return (work.finish(task) for task in tasks)
 
 
@@ -119,10 +121,17 @@ class _Work:
     """What all tasks of a run share."""
 
     def __init__(
-        self, encoder: UdeverEncoder, results: "_Results", *, announce: Callable[[str], None] | None, progress: bool
+        self,
+        encoder: UdeverEncoder,
+        results: "_Results",
+        *,
+        force: bool,
+        announce: Callable[[str], None] | None,
+        progress: bool,
     ) -> None:
         self.encoder = encoder
         self.results = results
+        self.force = force
         self.announce = announce or (lambda _: None)
         self.progress = progress
         self.data = HubData()
@@ -132,8 +141,10 @@ class _Work:
         with _quietly(progress=self.progress):
             if isinstance(task, AbsTaskAggregate):
                 parts = [self.finish(part) for part in _parts(task)]
+                if self.force:  # else mteb would find the old mean of the new parts
+                    self.results.get_task_result_path(task.metadata.name, self.meta).unlink(missing_ok=True)
                 return self._finished(task, self._evaluate(task), kept=all(part.kept for part in parts))
-            earlier = self.results.load_task_result(task.metadata.name, self.meta)
+            earlier = None if self.force else self.results.load_task_result(task.metadata.name, self.meta)
             usable = earlier is not None and earlier.is_mergeable(task)  # of the same revision of the data
             if earlier and usable and not earlier.get_missing_evaluations(task):
                 self.results.save_to_cache(earlier, self.meta)

@@ -22,6 +22,7 @@ from typing import Any
 
 from udever.errors import DatasetError
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.packages import require_package
 from udever.evaluation.protocols.code_search import CodePairs, in_rounds, thousands
 from udever.evaluation.protocols.datafiles import digest_of_texts
 from udever.evaluation.protocols.python_functions import (
@@ -121,7 +122,9 @@ def code_local(
 
     Raises:
         DatasetError: a package that is not installed, or too few functions for one round.
+        EvaluationError: bm25s is not installed.
     """
+    require_package("bm25s")
     packages = tuple(dict.fromkeys(packages))
     modules = chain.from_iterable(map(package_modules, packages)) if packages else standard_library_modules()
     task = CodeLocal(

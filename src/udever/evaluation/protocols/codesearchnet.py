@@ -19,8 +19,9 @@ from typing import Any
 
 from udever.errors import DatasetError, OptionError
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.packages import require_package
 from udever.evaluation.protocols.code_search import CodePairs, in_rounds, thousands
-from udever.evaluation.protocols.datafiles import Row, digest, listed, locate, read_table
+from udever.evaluation.protocols.datafiles import Row, digest, listed, locate, read_table, require_unicode
 from udever.evaluation.results import Score
 
 LANGUAGES = ("go", "ruby", "python", "java", "javascript", "php")
@@ -84,10 +85,12 @@ def codesearchnet(data: Path, *, languages: Sequence[str] = (), candidates: int 
     Raises:
         OptionError: a language that CodeSearchNet does not have.
         DatasetError: a file that is missing or has another shape, or too few functions for one round.
+        EvaluationError: bm25s is not installed.
     """
     for language in languages:
         if language not in LANGUAGES:
             raise OptionError(f"CodeSearchNet has no language {language!r}", hint=f"it has {listed(LANGUAGES)}")
+    require_package("bm25s")
     return [_read(data, language, candidates) for language in dict.fromkeys(languages or LANGUAGES)]
 
 
@@ -122,4 +125,5 @@ def _joined(path: Path, row: Row, column: str) -> str:
             f"{path}:{row.line}: {column!r} is no list of tokens; the row has {listed(row.cells)}",
             hint="is this a test file of CodeSearchNet?",
         )
-    return " ".join(tokens).replace("\r\n", " ").replace("\r", " ").replace("\n", " ")
+    joined = " ".join(tokens).replace("\r\n", " ").replace("\r", " ").replace("\n", " ")
+    return require_unicode(path, row, column, joined)

@@ -33,7 +33,7 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    """Of a tsv: its header; of a jsonl: the keys of its first object."""
+    """Of a tsv: its header; of a jsonl: the keys of all objects, in the order in which they come up."""
     rows: tuple[Row, ...]
 
     def require(self, *columns: str) -> None:
@@ -53,6 +53,14 @@ class Table:
         """The column as texts; an empty one is an error unless it may be."""
         self.require(column)
         return [_string(self.path, row, column, may_be_empty=may_be_empty) for row in self.rows]
+
+    def strings_if_any(self, column: str) -> list[str]:
+        """The column as texts; where a row has none (no such key, null), it is empty."""
+        self.require(column)
+        return [
+            "" if row.cells.get(column) is None else _string(self.path, row, column, may_be_empty=True)
+            for row in self.rows
+        ]
 
     def numbers(self, column: str) -> list[float]:
         """The column as numbers."""
@@ -87,7 +95,7 @@ class Table:
         self.require(column)
         parts: dict[str, list[Row]] = {}
         for row in self.rows:
-            parts.setdefault(str(row.cells[column]), []).append(row)
+            parts.setdefault(str(_cell(self.path, row, column)), []).append(row)
         return {value: replace(self, rows=tuple(rows)) for value, rows in parts.items()}
 
 
@@ -188,7 +196,7 @@ def _tsv_row(path: Path, columns: tuple[str, ...], number: int, line: str) -> Ro
 
 def _read_jsonl(path: Path) -> Table:
     rows = tuple(Row(number, json_object(path, number, line)) for number, line in read_lines(path) if line.strip())
-    return Table(path=path, columns=tuple(rows[0].cells) if rows else (), rows=rows)
+    return Table(path=path, columns=tuple(dict.fromkeys(key for row in rows for key in row.cells)), rows=rows)
 
 
 def json_object(path: Path, number: int, line: str) -> Mapping[str, Any]:
@@ -200,6 +208,16 @@ def json_object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise DatasetError(f"{path}:{number}: not a JSON object but {line.strip()[:40]}")
     return found
+
+
+def require_unicode(path: Path, row: Row, column: str, text: str) -> str:
+    """The text, unless it has half of a surrogate pair, which JSON can hold and no model can read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        wrong = f"a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}"
+        raise DatasetError(f"{path}:{row.line}: {column!r} has {wrong}", hint="it is no valid Unicode") from None
+    return text
 
 
 READERS = {".tsv": _read_tsv, ".jsonl": _read_jsonl}
@@ -235,4 +253,5 @@ def _number(path: Path, row: Row, column: str) -> float:
 def _cell(path: Path, row: Row, column: str) -> Any:
     if column not in row.cells:
         raise DatasetError(f"{path}:{row.line}: no {column!r}; it has {listed(row.cells)}")
-    return row.cells[column]
+    value = row.cells[column]
+    return require_unicode(path, row, column, value) if isinstance(value, str) else value

@@ -17,6 +17,7 @@ from typing import Any
 
 from udever.errors import DatasetError, OptionError
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.packages import require_package
 from udever.evaluation.protocols.datafiles import digest, listed, locate, read_lines
 from udever.evaluation.protocols.ranking import Judgements, baselines, judgements
 from udever.evaluation.results import Score
@@ -91,10 +92,12 @@ def multi_cpr(data: Path, *, domains: Sequence[str] = (), sampled: bool = False)
     Raises:
         OptionError: a domain that Multi-CPR does not have.
         DatasetError: a file that is missing or has another shape, judgements of unknown passages, a sampled corpus.
+        EvaluationError: bm25s is not installed.
     """
     for domain in domains:
         if domain not in DOMAINS:
             raise OptionError(f"Multi-CPR has no domain {domain!r}", hint=f"it has {listed(DOMAINS)}")
+    require_package("bm25s")
     return [_read(data / domain, domain, sampled=sampled) for domain in dict.fromkeys(domains or DOMAINS)]
 
 

@@ -22,10 +22,11 @@ from typing import Any
 
 from udever.errors import DatasetError, OptionError
 from udever.evaluation.encoder import Encoder
+from udever.evaluation.packages import require_package
 from udever.evaluation.protocols import suite_tasks
 from udever.evaluation.protocols.datafiles import listed, locate
 from udever.evaluation.protocols.suite_kinds import KINDS, Files, Kind
-from udever.evaluation.results import Score
+from udever.evaluation.results import Score, slug
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +62,11 @@ def read_suite(file: Path, *, data: Path | None = None, names: Collection[str] =
 
     Raises:
         DatasetError: whatever is wrong with the suite or its data.
+        EvaluationError: a task needs a package that is not installed.
         OptionError: a name that is no task's.
     """
     suite, specs = _parse(file)
-    tasks = {_name_of(spec, number, file): spec for number, spec in enumerate(specs, start=1)}
-    if len(tasks) < len(specs):
-        raise DatasetError(f"{file}: two tasks have the same name", hint="each task's results need a name of their own")
+    tasks = _named(specs, file)
     for name in names:
         if name not in tasks:
             raise OptionError(f"{file} has no task {name!r}", hint=f"it has {listed(tasks)}")
@@ -88,6 +88,22 @@ def _parse(file: Path) -> tuple[str, list[dict[str, Any]]]:
     return suite, specs
 
 
+def _named(specs: Sequence[dict[str, Any]], file: Path) -> dict[str, dict[str, Any]]:
+    """By name; names that differ only in what a file name cannot hold are one, for each task's result is a file."""
+    tasks: dict[str, dict[str, Any]] = {}
+    name_of: dict[str, str] = {}
+    for number, spec in enumerate(specs, start=1):
+        name = _name_of(spec, number, file)
+        other = name_of.setdefault(slug(name), name)
+        if name in tasks or other != name:
+            raise DatasetError(
+                f"{file}: two tasks have the same name: {other!r}, {name!r}",
+                hint="each task's results need a file name of their own",
+            )
+        tasks[name] = spec
+    return tasks
+
+
 def _name_of(spec: Mapping[str, Any], number: int, file: Path) -> str:
     name = spec.get("name")
     if not isinstance(name, str) or not name:
@@ -101,6 +117,8 @@ def _read_task(name: str, spec: Mapping[str, Any], protocol: str, folder: Path, 
     if kind is None:
         raise DatasetError(f"{place}: its kind is {spec.get('kind')!r}", hint=f"there are {listed(KINDS)}")
     given = _options(spec, kind, place)
+    if kind.package:
+        require_package(kind.package)
     try:
         files = Files({key: _paths(given[key], folder) for key, option in kind.options.items() if option.file})
         parts = kind.read(files, given)

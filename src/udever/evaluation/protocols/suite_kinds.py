@@ -41,6 +41,8 @@ class Kind:
 
     options: Mapping[str, Option]
     read: Callable[["Files", Mapping[str, Any]], list[suite_tasks.Part]]
+    package: str = ""
+    """Of the extra `eval`, if it cannot be measured without one; as imported."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _read_bitext(files: Files, given: Mapping[str, Any]) -> list[suite_tasks.Par
     table = files.table("file")
     pivot = table.strings(given["pivot"])
     languages = given["languages"] or [column for column in table.columns if column != given["pivot"]]
-    columns = {language: table.strings(language, may_be_empty=True) for language in languages}
+    columns = {language: table.strings_if_any(language) for language in languages}
     empty = [language for language, column in columns.items() if not any(column)]
     if empty or not columns:
         raise DatasetError(f"{table.path}: no sentence in {listed(empty) if empty else 'any language but the pivot'}")
@@ -127,7 +129,7 @@ def _documents(corpus: Table, *, title: str, text: str) -> list[str]:
     texts = corpus.strings(text, may_be_empty=True)
     if not title or (title == TITLE and TITLE not in corpus.columns):
         return texts
-    titles = corpus.strings(title, may_be_empty=True)
+    titles = corpus.strings_if_any(title)
     return [f"{first} {rest}".strip() for first, rest in zip(titles, texts, strict=True)]
 
 
@@ -205,6 +207,7 @@ KINDS: Mapping[str, Kind] = {
             "text": Option(default="text"),
         },
         read=_read_retrieval,
+        package="bm25s",
     ),
     "code": Kind(
         options={
@@ -214,6 +217,7 @@ KINDS: Mapping[str, Kind] = {
             "candidates": Option(type=int, default=0),
         },
         read=_read_code,
+        package="bm25s",
     ),
     "classification": Kind(
         options={
@@ -224,6 +228,7 @@ KINDS: Mapping[str, Kind] = {
             "where": Option(type=dict, default={}),
         },
         read=_read_classification,
+        package="sklearn",
     ),
 }
 """Kind → what it takes and how it is read."""

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from udever.errors import EvaluationError
 from udever.evaluation import metrics
 from udever.evaluation.encoder import Encoder, Vectors
+from udever.evaluation.packages import require_package
 from udever.evaluation.protocols.ranking import Judgements, baselines
 from udever.evaluation.results import Score
 
@@ -177,12 +177,9 @@ class Classification:
 
     def scores(self, encoder: Encoder) -> list[Score]:
         """Accuracy; macro-F1 beside it."""
-        try:
-            from sklearn.linear_model import LogisticRegression
-        except ModuleNotFoundError as error:
-            raise EvaluationError(
-                "classification needs scikit-learn, which is not installed", hint="pip install 'udever[eval]'"
-            ) from error
+        require_package("sklearn")
+        from sklearn.linear_model import LogisticRegression
+
         train, test = encoder.queries(self.train_texts), encoder.queries(self.test_texts)
         scale = np.float32(np.sqrt(train.shape[1]))
         model = LogisticRegression(C=1.0, max_iter=1000)

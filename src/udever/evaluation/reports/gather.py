@@ -3,15 +3,17 @@
     Gathered(entries, notes) = gather([Path("results"), Path("mteb/results")])
 
 Invariant: two entries of the same protocol and task were measured on the same data under the same settings; where they
-were not, the smaller group gets a protocol of its own ("… #2") and a note says what differs. No two entries have the
-same row, protocol and task: of repeated runs the newest stays, and a note says so if their scores differ.
+were not, the smaller group (of equal ones the older) gets a protocol of its own ("… #2") and a note says what differs.
+No two entries have the same row, protocol and task: of repeated runs the newest stays, and a note says so if their
+scores differ.
 Does not know: published numbers, means or tables.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from udever.evaluation.results import Result
 ROW_SETTINGS = ("dimensions", "max_tokens")
 """Settings that make another row of the same table, as other weights do; any other makes another table."""
 
-FINGERPRINT_CHARACTERS = 8
+FINGERPRINT_CHARACTERS = len("udv1-") + 8
+"""Shown of a fingerprint; more where so many do not tell two rows apart."""
 
 RowKey = tuple[str, str, str]
 """Model, fingerprint, row settings: what one row of a table is."""
@@ -113,10 +116,10 @@ def _conditions(result: Result) -> str:
 
 def _separated(found: Sequence[Result]) -> tuple[list[Result], list[str]]:
     """Each protocol's tasks under one set of conditions; the less common ones move to a protocol "… #2", "… #3", …"""
-    conditions: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    dates: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for result in found:
-        conditions[result.protocol, result.task][_conditions(result)] += 1
-    order = {key: [which for which, _ in counts.most_common()] for key, counts in conditions.items()}
+        dates[result.protocol, result.task][_conditions(result)].append(result.date)
+    order = {key: _by_number_and_date(alike) for key, alike in dates.items()}
     moved, notes = [], []
     for result in found:
         ranked = order[result.protocol, result.task]
@@ -127,6 +130,11 @@ def _separated(found: Sequence[Result]) -> tuple[list[Result], list[str]]:
             differing = ", ".join(_differing(json.loads(ranked[0]), json.loads(other)))
             notes.append(f"{protocol} / {task}: measured with other {differing}: not comparable, shown as #{number}.")
     return moved, notes
+
+
+def _by_number_and_date(alike: Mapping[str, Sequence[str]]) -> list[str]:
+    """Conditions by how many results have them; of equally many those first that were last measured under."""
+    return sorted(alike, key=lambda conditions: (len(alike[conditions]), max(alike[conditions])), reverse=True)
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -146,9 +154,16 @@ def _row_names(found: Sequence[Result]) -> dict[RowKey, str]:
 def _row_name(key: RowKey, rivals: Sequence[RowKey]) -> str:
     model, fingerprint, settings = key
     parts = []
-    if len({rival[1] for rival in rivals}) > 1:
-        parts.append(f"@{fingerprint[:FINGERPRINT_CHARACTERS]}")
+    fingerprints = {rival[1] for rival in rivals}
+    if len(fingerprints) > 1:
+        parts.append(f"@{fingerprint[: _telling(fingerprints)]}")
     for name, value in json.loads(settings).items():
         if len({json.loads(rival[2])[name] for rival in rivals}) > 1:
             parts.append(f"{value} {name.replace('_', ' ')}")
     return " ".join([model, *parts])
+
+
+def _telling(fingerprints: Collection[str]) -> int:
+    """How many characters it takes to tell them apart."""
+    lengths = count(FINGERPRINT_CHARACTERS)
+    return next(length for length in lengths if len({one[:length] for one in fingerprints}) == len(fingerprints))

@@ -9,7 +9,7 @@ Does not know: which tasks belong together (mteb_tasks.py), or our own result fi
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,8 @@ def to_result(content: Mapping[str, Any], path: Path) -> Result:
     try:
         task = str(content["task_name"])
         split = _split(task, content["scores"])
-        entries = content["scores"].get(split, [])
-        divisor = _divisor(entries)
-        scores = tuple(score for entry in entries for score in _score(task, entry, divisor))
+        divisor = _divisor(content["scores"].values())
+        scores = tuple(score for entry in content["scores"].get(split, []) for score in _score(task, entry, divisor))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         described = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ResultFileError(f"{path}: not a result of mteb: {described}") from None
@@ -75,9 +74,9 @@ def _split(task: str, scores: Mapping[str, Any]) -> str:
     return next((split for split in OTHER_SPLITS if split in scores), next(iter(scores)))
 
 
-def _divisor(entries: list[dict[str, Any]]) -> float:
-    """Results that mteb took over from model cards are in percent; a score above 1 gives them away."""
-    return 100.0 if any(_number(entry[MAIN]) > 1 for entry in entries) else 1.0
+def _divisor(splits: Iterable[Sequence[Mapping[str, Any]]]) -> float:
+    """Results that mteb took over from model cards are in percent; a score above 1 in any split gives them away."""
+    return 100.0 if any(_number(entry[MAIN]) > 1 for entries in splits for entry in entries) else 1.0
 
 
 def _score(task: str, entry: Mapping[str, Any], divisor: float) -> list[Score]:
