@@ -1,6 +1,7 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
     python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code}.jsonl, to be imported
+    python recipes/nano/pairs.py unread  --data D --work W      # W/targets.json: what teacher.py has not read of them
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
 Invariant: nothing that the dev set holds (data.py); at most `CAP` pairs of a group and language, the same each time.
@@ -20,6 +21,7 @@ from data import MAX_CHARS, Example, examples, rows
 from tokenizer import language
 from train import targets as unit_targets
 
+from udever.engine.folders import whole_file
 from udever.training.data.examples import ExampleStore
 
 CAP = {"wide": 2000, "tatoeba": 8000, "ui": 1500, "debian": 4000, "sts": 3000, "lexicon": 1500, "code": 40_000}
@@ -74,6 +76,22 @@ def write_pairs(data: Path, work: Path) -> None:
         file.close()
 
 
+def add_unread(data: Path, work: Path) -> None:
+    """Put at the end of the teacher's list what gives the texts of the stores a vector that have none."""
+    listing = work / "targets.json"
+    listed = json.loads(listing.read_text())
+    known, held = set(listed), set()
+    for name in STORES:
+        store = ExampleStore.open(work / "stores" / name)
+        held.update(store.text(text_id) for text_id in range(store.text_count))
+    unread = dict.fromkeys(
+        e.partner or e.target for e in examples(data) if e.text in held and known.isdisjoint((e.target, e.partner))
+    )
+    with whole_file(listing) as path:
+        path.write_text(json.dumps([*listed, *unread], ensure_ascii=False))
+    print(f"{len(unread):,} more texts for the teacher")
+
+
 def write_targets(data: Path, work: Path) -> None:
     """`vectors.npy` and a row for each text of each store, as `[distill] targets` wants them."""
     index, _ = teacher.cached(work)
@@ -92,14 +110,17 @@ def write_targets(data: Path, work: Path) -> None:
         print(f"{name}: {np.mean(found >= 0):.1%} of {len(found):,} texts have a vector")
 
 
+STEPS = {"pairs": write_pairs, "unread": add_unread, "targets": write_targets}
+
+
 def main() -> None:
-    """`pairs`, then import, then `targets`."""
+    """`pairs`, then import, then `unread`, then the teacher again, then `targets`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("pairs", "targets"))
+    parser.add_argument("what", choices=STEPS)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
-    (write_pairs if args.what == "pairs" else write_targets)(args.data, args.work)
+    STEPS[args.what](args.data, args.work)
 
 
 if __name__ == "__main__":

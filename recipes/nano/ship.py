@@ -1,6 +1,7 @@
 """Makes the folder that ships of a trained model: weights in fp16, card.md and udever.json with the measured scores.
 
-    python recipes/nano/ship.py --model W/runs/again/model --results W/results --out src/udever/builtin/udever-nano
+    python recipes/nano/ship.py --model W/runs/third/model --results W/results --out src/udever/builtin/udever-nano
+    python recipes/nano/ship.py --results W/results --out src/udever/builtin/udever-nano-code    # the scores alone
 
 Invariant: the scores are those of the weights that ship: `udever evaluate suite` ran on this folder's fingerprint.
 Does not know: how the model was trained.
@@ -38,8 +39,10 @@ def scores(results: list[Result]) -> dict[str, dict[str, float]]:
     tables = {
         protocol: {one.subset: round(100 * one.value, 1) for one in by_task[task]}
         for task, protocol in PROTOCOLS.items()
+        if task in by_task
     }
-    return tables | {"other": {name: round(100 * by_task[task][0].value, 1) for task, name in OTHERS.items()}}
+    others = {name: round(100 * by_task[task][0].value, 1) for task, name in OTHERS.items() if task in by_task}
+    return tables | {"other": others}
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
@@ -53,21 +56,13 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     """Write the folder; without `--results` its weights and files only, to be measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    halves = {name: value.half().contiguous() for name, value in load_file(args.model / "model.safetensors").items()}
-    with whole_file(args.out / "model.safetensors") as path:
-        save_file(halves, path, metadata={"format": "pt"})
-        path.chmod(0o644)  # safetensors writes for the owner only
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(args.model / name, args.out / name)
-    config = json.loads((args.model / "config.json").read_text("utf-8")) | {"dtype": "float16"}
-    config.pop("torch_dtype", None)  # transformers 4's name of it
-    _write(args.out / "config.json", config)
-    manifest = json.loads((args.model / "udever.json").read_text("utf-8"))
+    if args.model:
+        copy_model(args.model, args.out)
+    manifest = json.loads(((args.model or args.out) / "udever.json").read_text("utf-8"))
     if args.results:
         fingerprint = Embedder.load(str(args.out), precision="fp32").fingerprint
         results = [one for one in map(read, walk(args.results)) if one.fingerprint == fingerprint]
@@ -75,9 +70,24 @@ def main() -> None:
             raise SystemExit(f"no result in {args.results} is of {fingerprint}: measure {args.out}")
         manifest["scores"] = scores(results)
     _write(args.out / "udever.json", manifest)
-    card = Path(__file__).with_name("card.md").read_text("utf-8")
-    with whole_file(args.out / "README.md") as path:
-        path.write_text(card.replace("{scores}", table(manifest["scores"])), "utf-8")
+    if args.model:
+        card = Path(__file__).with_name("card.md").read_text("utf-8")
+        with whole_file(args.out / "README.md") as path:
+            path.write_text(card.replace("{scores}", table(manifest["scores"])), "utf-8")
+
+
+def copy_model(model: Path, out: Path) -> None:
+    """Weights in fp16, tokenizer and config."""
+    out.mkdir(parents=True, exist_ok=True)
+    halves = {name: value.half().contiguous() for name, value in load_file(model / "model.safetensors").items()}
+    with whole_file(out / "model.safetensors") as path:
+        save_file(halves, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors writes for the owner only
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model / name, out / name)
+    config = json.loads((model / "config.json").read_text("utf-8")) | {"dtype": "float16"}
+    config.pop("torch_dtype", None)  # transformers 4's name of it
+    _write(out / "config.json", config)
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

@@ -162,7 +162,8 @@ def main() -> None:
     targets, teacher = json.loads(listing.read_text()), E5Teacher()
     for start in range(0, len(targets), CHUNK):
         path = args.work / "teacher" / f"{start // CHUNK:05d}.npy"
-        if not path.exists():
+        rows = min(CHUNK, len(targets) - start)
+        if not path.exists() or len(np.load(path, mmap_mode="r")) < rows:  # the last one, when targets were added
             began = time.monotonic()
             vectors = teacher.encode(targets[start : start + CHUNK])
             _save(path, vectors)
