@@ -142,6 +142,13 @@ def test_each_field_of_an_example_changes_the_digest(tokenizer: UdeverTokenizer,
     assert write(tmp_path / "all", tokenizer, variants).examples == len(variants), "none is another's duplicate"
 
 
+def test_equal_scores_make_equal_examples(tokenizer: UdeverTokenizer, tmp_path: Path) -> None:
+    alike = [one(negatives=("n",), scores=scores) for scores in ((0.0, 1.0), (-0.0, 1.0), (0, 1))]
+    assert write(tmp_path / "s", tokenizer, alike).examples == 1
+    digests = {write(tmp_path / "s", tokenizer, [each]).about["digest"] for each in alike}
+    assert len(digests) == 1
+
+
 def test_keys_are_of_the_text_alone(tokenizer: UdeverTokenizer, tmp_path: Path) -> None:
     write(tmp_path / "a", tokenizer, [one("q", "p"), one("r", "q")])
     write(tmp_path / "b", tokenizer, [one("x", "q")])

@@ -188,7 +188,8 @@ class StoreWriter:
         scores = example.scores
         if scores is not None:
             first = len(example.positives)
-            scores = tuple(scores[i] for i in [*kept, *(first + i for i in kept_negatives)])
+            places = [*kept, *(first + i for i in kept_negatives)]
+            scores = tuple(scores[i] + 0.0 for i in places)  # of equal scores, one form: 1 is 1.0, and -0.0 is 0.0
         return example._replace(positives=positives, negatives=negatives, scores=scores)
 
     def _fresh(self, texts: Sequence[str], seen: set[str], kind: str) -> tuple[tuple[str, ...], list[int]]:
