@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from udever.model.precision import Precision, make_linear, native_bf16, native_int8, prepacking_pays
+from udever.model.int8 import FBGEMM, FBGEMM_MAX, FBGEMM_ZERO, native_int8, native_kernel
+from udever.model.linear import native_bf16, prepacking_pays
+from udever.model.precision import Precision, make_linear
 
 ROWS, INPUTS, OUTPUTS = 2048, 1024, 4096
 FLOPS = 2 * ROWS * INPUTS * OUTPUTS
@@ -112,7 +114,11 @@ def _layer(precision: Precision) -> Callable[[], object]:
 
 
 def _int8_product() -> Callable[[], object]:
-    """The product alone, on an input that is quantised already."""
+    """The product alone: oneDNN's on an input that is quantised already, FBGEMM's, which rounds its input itself."""
+    if native_kernel() is FBGEMM:
+        loud, packed = torch.rand(ROWS, INPUTS), FBGEMM.pack(torch.ones(OUTPUTS, INPUTS).char(), torch.ones(OUTPUTS))
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        return lambda: multiply(loud, 1 / FBGEMM_MAX, FBGEMM_ZERO, packed)
     x = torch.randint(0, 256, (ROWS, INPUTS), dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(torch.ones(INPUTS, OUTPUTS, dtype=torch.int8), [ROWS, INPUTS])
     scales, zeros = torch.ones(OUTPUTS), torch.zeros(OUTPUTS, dtype=torch.int64)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from encoding.workload import Shape, Texts
-from udever.model.precision import Precision, native_bf16, native_int8
+from udever.model.int8 import native_int8
+from udever.model.linear import native_bf16
+from udever.model.precision import Precision
 
 Group = Literal["reference", "as deployed", "handed our packing", "udever"]
 

@@ -15,7 +15,8 @@ from udever import Embedder
 from udever.engine.embedder import BATCH_TOKENS
 from udever.engine.packing import pack
 from udever.model.bloom import Bloom, closing_states
-from udever.model.precision import Precision, native_bf16
+from udever.model.linear import native_bf16
+from udever.model.precision import Precision
 
 GPU_BATCH_TOKENS = 32768
 UNSORTED_BATCHES = 4

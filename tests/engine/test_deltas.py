@@ -18,6 +18,7 @@ from udever import Embedder
 from udever.engine import registry
 from udever.engine.deltas import ROWS, TABLE, BaseReference, Delta, Moved, write
 from udever.engine.hub import DELTA_FILE
+from udever.engine.loading import INT8_CACHE
 from udever.engine.locating import locate
 from udever.engine.registry import Manifest
 from udever.errors import (
@@ -164,9 +165,9 @@ def test_int8_deltas_of_one_base_share_its_quantised_weights(tiny_checkpoint: Pa
     write_on(tmp_path / "base", tmp_path / "a", seed=1)
     write_on(tmp_path / "base", tmp_path / "b", seed=2)
     a = embed(tmp_path / "a", "int8")
-    files = set(Path(cached_assets_path("udever", namespace="int8-but-last-block")).iterdir())
+    files = set(Path(cached_assets_path("udever", namespace=INT8_CACHE)).iterdir())
     assert not np.allclose(a, embed(tmp_path / "b", "int8"), atol=1e-3)
-    assert set(Path(cached_assets_path("udever", namespace="int8-but-last-block")).iterdir()) == files
+    assert set(Path(cached_assets_path("udever", namespace=INT8_CACHE)).iterdir()) == files
 
 
 def test_the_token_table_is_not_copied(delta: Path) -> None:

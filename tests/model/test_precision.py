@@ -1,27 +1,11 @@
-"""Linear layers in three precisions: each kernel against the plain product, and the token independence of int8."""
+"""Linear layers in three precisions, each kernel against the plain product; int8's own tests are in test_int8.py."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from udever.errors import OptionError
-from udever.model.precision import (
-    PRECISIONS,
-    ZERO_POINT,
-    EmulatedBf16Linear,
-    Int8Linear,
-    OneDnnLinear,
-    PlainLinear,
-    Precision,
-    activation_dtype,
-    make_linear,
-    native_bf16,
-    native_int8,
-    quantize_tokens,
-    quantize_weight,
-    resolve_precision,
-)
+from udever.model.linear import FEW_ROWS, EmulatedBf16Linear, OneDnnLinear, PlainLinear, native_bf16
+from udever.model.precision import PRECISIONS, Precision, activation_dtype, make_linear, resolve_precision
 
 CPU = torch.device("cpu")
 TOLERANCE = {"fp32": 1e-6, "bf16": 6e-3, "int8": 2e-2}
@@ -69,44 +53,30 @@ def test_prepacked_fp32_equals_plain(gelu: bool) -> None:
     torch.testing.assert_close(OneDnnLinear(weight, bias)(x, gelu=gelu), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not native_int8(), reason="this CPU has no VNNI: the emulated kernel is tested instead")
-def test_native_int8_equals_its_emulation() -> None:
-    weight, bias, x = random_layer()
-    layer = make_linear(weight, bias, precision="int8")
-    assert isinstance(layer, Int8Linear)
-    weight_q, scales = quantize_weight(weight)
-    x_u8, token_scales = quantize_tokens(x)
-    expected = ((x_u8.float() - ZERO_POINT) @ weight_q.float().T) * scales * token_scales + bias
-    torch.testing.assert_close(layer(x).float(), expected, atol=0.05, rtol=0.01)
+@pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])
+@pytest.mark.parametrize("rows", [1, 13, FEW_ROWS, FEW_ROWS + 1, 200])
+def test_few_rows_and_many_give_the_same_numbers(rows: int, gelu: bool) -> None:
+    weight, bias, _ = random_layer(rows=512, columns=256)
+    layer, x = PlainLinear(weight, bias), torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        y = layer(x, gelu=gelu)
+    exact = x.double() @ weight.double().T + bias.double()
+    if gelu:
+        exact = torch.nn.functional.gelu(exact, approximate="tanh")
+    torch.testing.assert_close(y.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
-@given(rows=st.integers(1, 20), seed=st.integers(0, 999), spread=st.floats(1e-3, 1e3))
-def test_int8_rows_do_not_see_each_other(rows: int, seed: int, spread: float) -> None:
-    """A per-batch scale would let one loud token silence its neighbours."""
-    weight, bias, _ = random_layer()
-    layer = make_linear(weight, bias, precision="int8")
-    x = torch.randn(rows, 64, generator=torch.Generator().manual_seed(seed))
-    loud = torch.cat([x, x[:1] * spread])
-    torch.testing.assert_close(layer(loud)[:rows], torch.cat([layer(row[None]) for row in x]), atol=1e-5, rtol=1e-5)
-
-
-def test_quantised_numbers_fill_the_range() -> None:
-    weight, _, x = random_layer()
-    weight_q, scales = quantize_weight(weight)
-    assert weight_q.dtype == torch.int8
-    assert (weight_q.abs().amax(1) == 127).all()
-    torch.testing.assert_close(weight_q.float() * scales[:, None], weight, atol=scales.max().item() / 2, rtol=0)
-    x_u8, token_scales = quantize_tokens(x)
-    x_q = x_u8.float() - ZERO_POINT
-    assert (x_q.abs().amax(1) == 127).all()
-    assert (x_q * token_scales - x).abs().max() <= token_scales.max() / 2 * 1.001
-
-
-def test_a_row_of_zeros_quantises_to_zeros() -> None:
-    x_u8, scale = quantize_tokens(torch.zeros(2, 8))
-    assert (x_u8 == ZERO_POINT).all()
-    assert torch.isfinite(scale).all()
+@pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])
+def test_a_gradient_passes_through_a_plain_layer(rows: int) -> None:
+    weight, bias, _ = random_layer(rows=16, columns=32)
+    x = torch.randn(rows, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    PlainLinear(weight, bias)(x, gelu=True).sum().backward()  # type: ignore[no-untyped-call]
+    exact = x.detach().double().requires_grad_()
+    y = torch.nn.functional.gelu(exact @ weight.double().T + bias.double(), approximate="tanh")
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(x.grad.double(), exact.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_auto_is_bf16_where_the_cpu_has_it() -> None:

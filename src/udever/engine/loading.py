@@ -24,6 +24,9 @@ from udever.model.precision import Precision, resolve_precision
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
 
+INT8_CACHE = "int8-but-last-block-and-coarse-rows"
+"""Says what is quantised: files made by another rule are not found."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -100,7 +103,7 @@ def resolve_device(device: str) -> torch.device:
 
 def _int8_tensors(checkpoint: Checkpoint, names: Iterable[str], digest: str) -> dict[str, Tensor]:
     """The quantised tensors, from the disk cache under the weights' digest, or made now and put there."""
-    folder = Path(cached_assets_path("udever", namespace="int8-but-last-block"))
+    folder = Path(cached_assets_path("udever", namespace=INT8_CACHE))
     path = folder / f"{digest}.safetensors"
     if path.exists():
         try:

@@ -19,14 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from udever.model.attention import AlibiBias, alibi_slopes, causal_attention, closing_attention
 from udever.model.batch import PackedBatch
 from udever.model.config import BloomConfig
-from udever.model.precision import (
-    Linear,
-    Precision,
-    make_linear,
-    make_trainable_linear,
-    quantize_weight,
-    resolve_precision,
-)
+from udever.model.int8 import Quantized, quantize_weight
+from udever.model.linear import Linear
+from udever.model.precision import Precision, make_linear, make_trainable_linear, resolve_precision
 
 
 class LayerNorm(nn.Module):
@@ -82,7 +77,10 @@ class Block(nn.Module):
             weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
             if trainable:
                 return make_trainable_linear(weight, bias, precision=precision)
-            return make_linear(weight, bias, precision=precision, scales=weights.get(f"{name}.scales"))
+            if f"{name}.scales" not in weights:
+                return make_linear(weight, bias, precision=precision)
+            quantized = Quantized(*(weights[f"{name}.{part}"] for part in Quantized._fields))
+            return make_linear(quantized, bias, precision=precision)
 
         def norm(name: str) -> LayerNorm:
             weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
@@ -206,11 +204,12 @@ def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: 
     The last block's queries come apart, since only its last tokens ask. Checkpoints interleave the three a head at a
     time ([N, 3, D] rows).
     """
-    prefix = f"h.{index}."
+    prefix, fused = f"h.{index}.", "self_attention.query_key_value."
     block = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    fused = {kind: block.pop(f"self_attention.query_key_value.{kind}", None) for kind in ("weight", "bias", "scales")}
-    for kind, tensor in fused.items():
-        if tensor is None:
+    for name in [name for name in block if name.startswith(fused)]:
+        kind, tensor = name.removeprefix(fused), block.pop(name)
+        if kind == "rows":  # of a quantised weight: `kept` says where they belong
+            block["query_key_value.rows"] = tensor
             continue
         interleaved = tensor.reshape(config.heads, 3, config.head_width, -1)
         rows = interleaved.transpose(0, 1).reshape(tensor.shape)
@@ -260,7 +259,7 @@ def _wide(precision: Precision) -> torch.dtype:
 
 
 def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with the linear weights of all blocks but the last as int8, beside their scales under `….scales`.
+    """The tensors with the linear weights of all blocks but the last as int8: `….weight`, and the rest of `Quantized`.
 
     This is what is cached on disk.
     """
@@ -268,7 +267,8 @@ def quantize(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     last = f"h.{max(int(name.split('.')[1]) for name in tensors if name.startswith('h.'))}."
     for name, tensor in tensors.items():
         if tensor.dim() == 2 and name.startswith("h.") and not name.startswith(last):
-            quantized[name], quantized[name.removesuffix("weight") + "scales"] = quantize_weight(tensor)
+            parts = quantize_weight(tensor)._asdict()
+            quantized |= {name.removesuffix("weight") + part: value for part, value in parts.items()}
     return quantized
 
 

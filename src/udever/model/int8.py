@@ -1,0 +1,158 @@
+"""An int8 linear layer: weights with a scale an output channel, activations with a scale a token.
+
+    y = int8(x) int8(W)^T * token scale * channel scale + b        rows of W that int8 holds badly stay as they are
+
+Kernels, fastest first: oneDNN (AVX-512 VNNI), FBGEMM (AVX2, with 7 of the 8 bits for activations, or sums of two
+products would saturate), float32 arithmetic on the same whole numbers (everything else: more memory traffic, no gain).
+Invariant: a row of the output depends on the same row of the input only; a scale over a batch would break that.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from udever.model.linear import PACKED_ROWS, Linear, gelu_, runs
+
+INT8_MAX = 127
+ZERO_POINT = 128
+"""oneDNN's activations travel as uint8 around 128: signed by signed products are pathologically slow there."""
+FBGEMM_MAX, FBGEMM_ZERO = 63, 64
+"""FBGEMM on AVX2 adds two products in 16 bits: 2 * (64 + 63) * 127 still fits."""
+COARSE = 0.02
+"""A row of weights stays as it is if int8 would be off by more than this share of its length. Normally distributed
+weights are off by 0.008; a row with one weight far above the others loses the others."""
+
+
+class Quantized(NamedTuple):
+    """A weight in int8."""
+
+    weight: Tensor
+    """int8 [out, in]; `weight * scales[:, None]` is near the original."""
+    scales: Tensor
+    """float32 [out]."""
+    kept: Tensor
+    """int64 [out]: each row's place in `rows`, -1 for most."""
+    rows: Tensor
+    """The rows that stay as they are, [kept, in] in the original's dtype."""
+
+
+def quantize_weight(weight: Tensor) -> Quantized:
+    """Round a weight [out, in] of any floating dtype to int8, but for its coarse rows."""
+    wide = weight.float()
+    scales = wide.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / INT8_MAX
+    rounded = (wide / scales[:, None]).round_()
+    error = torch.linalg.vector_norm(torch.addcmul(-wide, rounded, scales[:, None]), dim=1)
+    coarse = error > COARSE * torch.linalg.vector_norm(wide, dim=1)
+    kept = torch.where(coarse, coarse.cumsum(0) - 1, -1)
+    return Quantized(rounded.to(torch.int8), scales, kept, weight[coarse].contiguous())
+
+
+def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each token around `ZERO_POINT` in uint8 [T, in], and its scale, float32 [T, 1]; four passes over memory."""
+    loudest = _loudest(x)
+    centred = torch.addcmul(x.new_tensor(ZERO_POINT + 0.5, dtype=torch.float32), x, INT8_MAX / loudest)
+    return centred.to(torch.uint8), loudest / INT8_MAX  # the cast cuts off, so the half above makes it round
+
+
+def _loudest(x: Tensor) -> Tensor:
+    """Each token's largest magnitude, float32 [T, 1], never 0."""
+    # five times as fast as the maximum norm, which PyTorch does not vectorise
+    loudest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True)).float()
+    return loudest.clamp_min_(torch.finfo(torch.float32).tiny * INT8_MAX)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One way to multiply in int8."""
+
+    pack: Callable[[Tensor, Tensor], Any]
+    """(int8 [out, in], scales float32 [out]) -> what `product` wants."""
+    product: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
+    """(x [T, in], packed) -> float32 [T, out] that lacks each token's scale only, and these, float32 [T, 1]."""
+
+
+def _onednn_pack(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.onednn.qlinear_prepack(weight.t(), [PACKED_ROWS, weight.shape[1]]), scales
+
+
+def _onednn_product(x: Tensor, packed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    weight, scales = packed
+    x_u8, token_scales = quantize_tokens(x)
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    y = torch.ops.onednn.qlinear_pointwise(
+        x_u8, 1.0, ZERO_POINT, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return y, token_scales
+
+
+def _fbgemm_pack(weight: Tensor, scales: Tensor) -> Any:
+    with warnings.catch_warnings():  # PyTorch announces that these will go some day: `native_kernel` looks for them
+        warnings.simplefilter("ignore", UserWarning)
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
+        return torch.ops.quantized.linear_prepack(quantized, None)
+
+
+def _fbgemm_product(x: Tensor, packed: Any) -> tuple[Tensor, Tensor]:
+    loudest = _loudest(x)
+    y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x / loudest, 1 / FBGEMM_MAX, FBGEMM_ZERO, packed
+    )
+    return y, loudest
+
+
+def _emulated_product(x: Tensor, packed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    weight, scales = packed
+    x_u8, token_scales = quantize_tokens(x)
+    return F.linear(x_u8.float() - ZERO_POINT, weight.float()) * scales, token_scales  # the same sums as oneDNN's
+
+
+ONEDNN = Kernel(pack=_onednn_pack, product=_onednn_product)
+FBGEMM = Kernel(pack=_fbgemm_pack, product=_fbgemm_product)
+EMULATED = Kernel(pack=lambda weight, scales: (weight, scales), product=_emulated_product)
+
+
+@cache
+def native_kernel() -> Kernel | None:
+    """The fastest int8 kernel of this CPU and this PyTorch; None if it has none."""
+    return next((kernel for kernel in (ONEDNN, FBGEMM) if runs(lambda kernel=kernel: _probe(kernel))), None)
+
+
+def native_int8() -> bool:
+    """Whether int8 products are computed as such on this CPU."""
+    return native_kernel() is not None
+
+
+def _probe(kernel: Kernel) -> None:
+    """Products as large as they get: what has no int8 instructions that fit would saturate, or has no kernel at all."""
+    x, weight = torch.ones(64, 128), torch.full((256, 128), INT8_MAX, dtype=torch.int8)
+    product, token_scales = kernel.product(x, kernel.pack(weight, torch.ones(256)))
+    if not torch.allclose(product * token_scales, torch.tensor(128.0 * INT8_MAX)):
+        raise RuntimeError("int8 products saturate")
+
+
+class Int8Linear(Linear):
+    """int8 weights with a scale an output channel, int8 activations with a scale a token; coarse rows in `out_dtype`."""
+
+    def __init__(self, quantized: Quantized, bias: Tensor, *, out_dtype: torch.dtype) -> None:
+        super().__init__()
+        native = native_kernel() if quantized.weight.device.type == "cpu" else None
+        self.kernel = native or EMULATED
+        self.packed = self.kernel.pack(quantized.weight, quantized.scales)
+        self.bias, self.out_dtype = bias.float(), out_dtype
+        self.kept = (quantized.kept >= 0).nonzero().squeeze(1)
+        self.rows = quantized.rows[quantized.kept[self.kept]].to(out_dtype)
+
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """[T, in] -> [T, out] in `out_dtype`."""
+        y, token_scales = self.kernel.product(x, self.packed)
+        y = torch.addcmul(self.bias, y, token_scales, out=y).to(self.out_dtype)
+        if len(self.kept):
+            y[:, self.kept] = F.linear(x.to(self.out_dtype), self.rows, self.bias[self.kept].to(self.out_dtype))
+        return gelu_(y) if gelu else y

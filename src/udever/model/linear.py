@@ -1,0 +1,127 @@
+"""Frozen linear layers in floating point: the fastest kernel the machine has, or a plain one.
+
+oneDNN's operators are private to PyTorch, so they are looked for and probed; a machine without them computes the same
+numbers with `F.linear` ("emulated" bf16: same roundings, more memory traffic).
+Invariant: a row of the output depends on the same row of the input only. Does not know which precision was asked for
+(precision.py), or int8 (int8.py).
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PACKED_ROWS = 2048
+"""Rows oneDNN is told to expect when it lays out weights; other row counts work too."""
+FEW_ROWS = 64
+"""Up to so many tokens MKL spends its time copying a large weight, and oneDNN, which need not, is up to twice as fast;
+beyond, MKL wins on AVX2."""
+
+
+def runs(probe: Callable[[], object]) -> bool:
+    """Whether this machine and this PyTorch can do it."""
+    try:
+        probe()
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return True
+
+
+@cache
+def native_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware, through oneDNN (x86 with AVX-512 BF16 or AMX)."""
+
+    def probe() -> None:
+        if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+            raise RuntimeError("oneDNN would emulate bfloat16, slower than fp32")
+        _pack(torch.zeros(64, 64, dtype=torch.bfloat16))
+
+    return runs(probe)
+
+
+@cache
+def prepacking_pays() -> bool:
+    """Whether oneDNN's prepacked fp32 beats plain `F.linear`: on AVX-512 it does, on AVX2 large batches are slower."""
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and runs(lambda: _pack(torch.zeros(16, 16)))
+
+
+@cache
+def _has_onednn() -> bool:
+    return runs(lambda: _onednn(torch.ones(2, 64), torch.ones(64, 64), torch.ones(64), gelu=True))
+
+
+class Linear(nn.Module):
+    """`x W^T + b`, frozen, optionally followed by GELU (tanh form, as BLOOM has it)."""
+
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """[T, in] -> [T, out]."""
+        raise NotImplementedError
+
+
+class PlainLinear(Linear):
+    """The product in the weight's dtype by PyTorch's own kernels: CUDA's, and the fastest fp32 on AVX2."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """[T, in] -> [T, out] in the weight's dtype."""
+        x, bias = x.to(self.weight.dtype), self.bias.to(self.weight.dtype)
+        if x.is_cpu and x.dtype == torch.float32 and len(x) <= FEW_ROWS and not torch.is_grad_enabled():
+            if _has_onednn():
+                return _onednn(x, self.weight, bias, gelu=gelu)
+        y = F.linear(x, self.weight, bias)
+        return gelu_(y) if gelu else y
+
+
+class OneDnnLinear(Linear):
+    """oneDNN's prepacked layout, GELU fused into the product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.dtype, self.bias = weight.dtype, bias
+        self.packed = _pack(weight)
+
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """[T, in] -> [T, out] in the weight's dtype."""
+        return _onednn(x.to(self.dtype), self.packed, self.bias, gelu=gelu)
+
+
+class EmulatedBf16Linear(Linear):
+    """bf16 without hardware for it: inputs and weights rounded to bf16, products in float32, output float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias.float()
+
+    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
+        """[T, in] -> float32 [T, out]."""
+        y = F.linear(x.bfloat16().float(), self.weight.float(), self.bias)
+        return gelu_(y) if gelu else y
+
+
+def gelu_(y: Tensor) -> Tensor:
+    """GELU in its tanh form, in place unless a gradient needs `y`: fresh memory for large batches costs as much."""
+    if y.requires_grad:
+        return F.gelu(y, approximate="tanh")
+    activated: Tensor = torch.ops.aten.gelu_(y, approximate="tanh")
+    return activated
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+    return packed
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
+    """oneDNN's product with a weight as it lies in memory, or packed."""
+    attr, algorithm = ("gelu", "tanh") if gelu else ("none", "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, attr, [], algorithm)
+    return y
