@@ -36,7 +36,9 @@ from udever.training.base import load_base
 from udever.training.bitfit import unfreeze
 from udever.training.contrastive import Contrast, Pairing, contrastive_loss
 from udever.training.distributed import World
-from udever.training.gradcache import accumulate, plan_memory
+from udever.training.gradcache import accumulate
+from udever.training.memory import plan_memory
+from udever.training.step import CHUNK_TOKENS
 
 DOCS = Path(__file__).parent.parent / "docs"
 SHAPES = {"nano": (256, 4, 4), "small": (512, 8, 8), "560m": (1024, 24, 16)}
@@ -139,7 +141,7 @@ def _udever(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Na
     sequences, count = _sequences(pairs), len(pairs)
     pairing = Pairing.from_rows(list(range(count)), [])
     plan = plan_memory(
-        base.config, tokens=sum(map(len, sequences)), chunk_tokens=4096 if options.device == "cpu" else 65536,
+        base.config, tune="bitfit", tokens=sum(map(len, sequences)), chunk_tokens=CHUNK_TOKENS[device.type],
         budget_bytes=round(options.memory * 1e9) or 1 << 62,
     )  # fmt: skip
 

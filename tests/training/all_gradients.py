@@ -14,7 +14,8 @@ from udever.model.bloom import Bloom, OwnRows
 from udever.model.config import BloomConfig
 from udever.training.bitfit import unfreeze
 from udever.training.distributed import World, world
-from udever.training.gradcache import MemoryPlan, accumulate
+from udever.training.gradcache import accumulate
+from udever.training.memory import MemoryPlan
 from udever.training.sharding import full, shard, whole
 
 CONFIG = BloomConfig(width=48, layers=3, heads=4, vocab_size=44)

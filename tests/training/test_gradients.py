@@ -12,7 +12,8 @@ from udever.training import naive
 from udever.training.bitfit import unfreeze
 from udever.training.contrastive import Contrast, Pairing, contrastive_loss
 from udever.training.distributed import World
-from udever.training.gradcache import MemoryPlan, accumulate
+from udever.training.gradcache import accumulate
+from udever.training.memory import MemoryPlan
 
 MARKERS = (40, 41, 42, 43)
 TABLE = "word_embeddings.weight"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,16 +146,21 @@ def test_a_task_too_small_for_a_batch_is_named(recipe_file: Path, data: Path, tm
     assert "task 'rare' has 3 examples, fewer than a batch of 8: none is drawn" in done.stderr
 
 
-def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert finish(command(recipe_file, data, whole)).returncode == 0
-    process = subprocess.Popen(command(recipe_file, data, killed), env=ENVIRONMENT, stderr=subprocess.PIPE)
+def start_and_kill(arguments: list[str], folder: Path) -> None:
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while len(run.read_log(killed)) < 3 and process.poll() is None:
+    while len(run.read_log(folder)) < 3 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(command(recipe_file, data, whole)).returncode == 0
+    start_and_kill(command(recipe_file, data, killed), killed)
     resumed = finish(command(recipe_file, data, killed, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     for name in ("delta.safetensors", "udever.json"):
@@ -164,6 +170,33 @@ def test_kill_and_resume_give_the_same_bytes(recipe_file: Path, data: Path, tmp_
         for folder in (whole, killed)
     ]
     assert without_time[0] == without_time[1]
+
+
+def test_resumed_with_other_memory_it_ends_with_the_same_bytes(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Chunks of 35 tokens, to begin with."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(command(recipe_file, data, whole, "--memory", "0.1MB")).returncode == 0
+    start_and_kill(command(recipe_file, data, killed, "--memory", "0.1MB"), killed)
+    resumed = finish(command(recipe_file, data, killed, "--resume", "--memory", "1GB"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((killed / "run.json").read_text())["chunk_tokens"] == 35
+    name = Path("delta") / "delta.safetensors"
+    assert (whole / name).read_bytes() == (killed / name).read_bytes()
+
+
+def test_a_kill_while_the_log_is_cut_loses_no_score(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 0, "score": 0.75}\n{"step": 1, "loss": 2.5}\n')
+
+    def killed(path: Path, *_: object) -> None:
+        path.open("w").close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(session.trainer, tmp_path, world=session.world, every=1, callbacks=run.Callbacks())
+    assert run.read_log(tmp_path) == [{"step": 0, "score": 0.75}, {"step": 1, "loss": 2.5}]
 
 
 def test_two_processes_train_what_one_does(recipe_file: Path, data: Path, tmp_path: Path) -> None:
@@ -185,8 +218,9 @@ def test_a_changed_run_is_refused_with_the_difference(session: Session, tmp_path
         run.begin(folder, session.identity, resume=False)
     run.begin(folder, session.identity, resume=True)
     changed = recipes.load(write_recipe(tmp_path, Path(session.recipe.base), rate=0.5))
-    other = run.Identity(recipe=changed, data=("elsewhere",), base=session.identity.base, processes=1, precision="fp32")
-    with pytest.raises(RunChangedError, match=r"optimizer\.learning_rate: 0\.01 → 0\.5; data: .* → \('elsewhere',\)"):
+    other = replace(session.identity, recipe=changed, data=("elsewhere",), chunk_tokens=7)
+    expected = r"optimizer\.learning_rate: 0\.01 → 0\.5; data: .* → \('elsewhere',\); chunk_tokens: 4096 → 7"
+    with pytest.raises(RunChangedError, match=expected):
         run.begin(folder, other, resume=True)
     with pytest.raises(TrainingError, match="no run to resume"):
         run.begin(tmp_path / "nothing", session.identity, resume=True)
@@ -272,29 +306,6 @@ def test_only_biases_and_markers_move(session: Session, tmp_path: Path) -> None:
     frozen = {n: b.clone() for n, b in session.base.model.named_buffers()}
     session.trainer.step(0)
     assert all(torch.equal(buffer, frozen[n]) for n, buffer in session.base.model.named_buffers())
-
-
-def test_what_a_token_keeps_for_the_gradient(session: Session) -> None:
-    """At most ten widths a token and layer, however it is counted."""
-    model, batch = session.trainer.model, session.batches.of(0)
-    frozen = {buffer.data_ptr() for _, buffer in model.named_buffers()} | {p.data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if tensor.data_ptr() not in frozen and tensor.is_floating_point():
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    from udever.model.batch import PackedBatch
-
-    packed = PackedBatch.from_lists(sorted(batch.sequences, key=len))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = model(packed)
-    config = session.base.config
-    per_token_and_layer = sum(kept.values()) / 4 / batch.tokens / config.layers / config.width
-    assert out.requires_grad
-    assert per_token_and_layer <= 10
 
 
 def test_the_certificate_holds_and_a_wrong_step_loses_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,15 +56,18 @@ def train(
         if tensorboard:  # said now, not after the model is loaded
             import_module("tensorboard")
         from udever.training import recipe as recipes
+        from udever.training import run
         from udever.training.session import open_session
     if checkpoint_every < 1:
         raise OptionError(f"--checkpoint-every is {checkpoint_every}", hint="pass 1 or more")
     parsed = recipes.load(recipe)
+    folder = output or Path("runs") / parsed.name
+    begun = run.begun(folder) if resume else None
     loading: dict[str, Any] = {"precision": precision, "device": device, "memory_bytes": _bytes(memory)}
+    loading["chunk_tokens"] = begun.chunk_tokens if begun else None  # however much memory there is now
     with open_session(parsed, data=data, **loading) as session:
         if verify:
             return _verify(session, as_json=as_json)
-        folder = output or Path("runs") / parsed.name
         shown = session.world.is_main and (sys.stderr.isatty() if progress is None else progress)
         options = {"every": checkpoint_every, "tensorboard": tensorboard}
         summary = _train(session, folder, recipe.parent, resume=resume, data=data, shown=shown, options=options)

@@ -47,14 +47,26 @@ def unfreeze(model: Bloom, *, tune: str, markers: bool = True) -> dict[str, nn.P
     return moved
 
 
-def _choice(tune: str, *, layers: int) -> Callable[[str], bool]:
-    if tune == "bitfit":
-        return lambda name: name.endswith(".bias")
-    if tune == "all":
-        return lambda _: True
+def moving_blocks(tune: str, *, layers: int) -> int:
+    """In how many of the blocks, counted from the last, matrices move and so keep their inputs.
+
+    Raises:
+        OptionError: as `unfreeze`.
+    """
+    if tune in ("bitfit", "all"):
+        return layers if tune == "all" else 0
     last = re.fullmatch(r"last:(\d+)", tune)
     if last is None or not 1 <= int(last[1]) <= layers:
         ways = ", ".join(f"{name} ({meaning})" for name, meaning in TUNES.items())
         raise OptionError(f"tune {tune!r} does not exist for {layers} blocks", hint=f"choose {ways}")
-    moving = tuple(f"blocks.{index}." for index in range(layers - int(last[1]), layers))
+    return int(last[1])
+
+
+def _choice(tune: str, *, layers: int) -> Callable[[str], bool]:
+    count = moving_blocks(tune, layers=layers)
+    if tune == "bitfit":
+        return lambda name: name.endswith(".bias")
+    if tune == "all":
+        return lambda _: True
+    moving = tuple(f"blocks.{index}." for index in range(layers - count, layers))
     return lambda name: name.startswith((*moving, "final_norm."))

@@ -17,6 +17,8 @@ from torch import Tensor
 
 PATIENCE = timedelta(days=2)
 """How long a rank waits for the others: while one evaluates, that may be hours. torchrun ends all when one dies."""
+_LOCAL = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+"""What torchrun sets on each machine, and what holds without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
+    """Processes on this machine."""
 
     @property
     def is_main(self) -> bool:
@@ -88,6 +92,7 @@ def world() -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+        local_rank, local_size = (int(os.environ.get(name, other)) for name, other in _LOCAL.items())
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local_rank, local_size=local_size)
     finally:
         dist.destroy_process_group()

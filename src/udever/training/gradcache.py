@@ -6,11 +6,10 @@ Invariant: the gradient is that of the loss over the whole batch, however it is 
 If the activations of all chunks fit, they are kept; else each chunk is embedded twice (GradCache, arXiv 2101.06983:
 first without gradient, then with it, when the loss has told d embeddings). Chunks that do not fit alone keep only the
 blocks' inputs.
-Does not know: what the sequences are, or the loss.
+Does not know: what the sequences are, the loss, or what fits (memory.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -19,43 +18,10 @@ from torch import Tensor
 from udever.engine.packing import pack
 from udever.model.batch import PackedBatch
 from udever.model.bloom import Bloom
-from udever.model.config import BloomConfig
 from udever.training.distributed import World
+from udever.training.memory import MemoryPlan
 
 Outcome = TypeVar("Outcome")
-KEPT_PER_LAYER = 9
-"""Numbers a token and layer keeps for the gradient, in widths: two norm inputs, q, k, v, and GELU's input (four)."""
-
-
-ITEM_BYTES = 4
-"""Of an activation in float32; in bf16 a part of them takes less."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """How a step keeps to its memory."""
-
-    chunk_tokens: int
-    cached: bool
-    """Embed each chunk twice and keep the activations of one."""
-    recompute: bool
-    """Keep only the blocks' inputs, within a chunk too."""
-
-
-def plan_memory(config: BloomConfig, *, tokens: int, budget_bytes: int, chunk_tokens: int) -> MemoryPlan:
-    """The fastest plan whose activations fit.
-
-    Args:
-        tokens: of the largest step on this process.
-        chunk_tokens: what the device likes best at once.
-    """
-    whole = KEPT_PER_LAYER * config.layers * config.width * ITEM_BYTES
-    inputs = (config.layers + KEPT_PER_LAYER) * config.width * ITEM_BYTES
-    if tokens * whole <= budget_bytes:
-        return MemoryPlan(chunk_tokens=chunk_tokens, cached=False, recompute=False)
-    if chunk_tokens * whole <= budget_bytes:
-        return MemoryPlan(chunk_tokens=chunk_tokens, cached=True, recompute=False)
-    return MemoryPlan(chunk_tokens=max(1, min(chunk_tokens, budget_bytes // inputs)), cached=True, recompute=True)
 
 
 def accumulate(

@@ -35,6 +35,9 @@ class Identity:
     """Digest of the base's weights."""
     processes: int
     precision: str
+    chunk_tokens: int | None
+    """Tokens the model sees at once, which decides in what order gradients are summed; None: the run is from before
+    this was noted."""
 
     def write(self, folder: Path) -> None:
         """As `run.json`, atomically."""
@@ -47,12 +50,13 @@ class Identity:
         """What a folder's run began with."""
         raw = json.loads((folder / "run.json").read_text("utf-8"))
         recipe = msgspec.convert(raw.pop("recipe"), Recipe)
-        return cls(recipe=recipe, data=tuple(raw.pop("data")), **raw)
+        return cls(recipe=recipe, data=tuple(raw.pop("data")), chunk_tokens=raw.pop("chunk_tokens", None), **raw)
 
     def require_same(self, begun: "Identity") -> None:
         """Raises RunChangedError, showing each difference to what the run began with."""
         changed = differences(begun.recipe, self.recipe)
-        for name in ("data", "base", "processes", "precision"):
+        noted = ("chunk_tokens",) if begun.chunk_tokens else ()
+        for name in ("data", "base", "processes", "precision", *noted):
             if (before := getattr(begun, name)) != (now := getattr(self, name)):
                 changed.append(f"{name}: {before} → {now}")
         if changed:
@@ -73,6 +77,11 @@ class Callbacks:
     """Write the model as it is now into `best/`."""
 
 
+def begun(folder: Path) -> Identity | None:
+    """What the run in a folder began with; None if there is none."""
+    return Identity.read(folder) if (folder / "run.json").is_file() else None
+
+
 def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
     """Make the folder, or see that it may go on.
 
@@ -80,13 +89,13 @@ def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
         TrainingError: there is a run already and `resume` was not asked for, or nothing to resume.
         RunChangedError: something that decides the result changed.
     """
-    exists = (folder / "run.json").is_file()
-    if exists and not resume:
+    earlier = begun(folder)
+    if earlier and not resume:
         raise TrainingError(f"{folder} holds a run", hint="go on with --resume, or choose another folder")
-    if resume and not exists:
+    if resume and not earlier:
         raise TrainingError(f"{folder} holds no run to resume", hint="leave --resume out to begin one")
-    if exists:
-        identity.require_same(Identity.read(folder))
+    if earlier:
+        identity.require_same(earlier)
     else:
         folder.mkdir(parents=True, exist_ok=True)
         identity.write(folder)
@@ -152,7 +161,8 @@ def _log(folder: Path, *, done: int, world: World, tensorboard: bool) -> Iterato
         return
     kept = [entry for entry in read_log(folder) if entry["step"] <= done]
     path = folder / "log.jsonl"
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), "utf-8")
+    with whole_file(path) as unfinished:  # a kill in between must not take the scores that name the best
+        unfinished.write_text("".join(json.dumps(entry) + "\n" for entry in kept), "utf-8")
     with path.open("a", encoding="utf-8") as file, _board(folder, done=done, wanted=tensorboard) as show:
 
         def write(entry: dict[str, Any]) -> None:

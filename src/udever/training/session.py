@@ -6,8 +6,7 @@ Invariant: everything that decides the result is checked here, before the first 
 Does not know: the command line.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,18 @@ from udever.training.data.examples import ExampleStore
 from udever.training.data.sampler import Mixture
 from udever.training.distill import Targets
 from udever.training.distributed import World, world
+from udever.training.free_memory import free_bytes
+from udever.training.memory import STATE_BYTES, fitting_chunk
 from udever.training.objective import contrastive, distill
 from udever.training.recipe import Recipe
 from udever.training.run import Identity
-from udever.training.step import Trainer
+from udever.training.sharding import own_part
+from udever.training.step import CHUNK_TOKENS, Trainer, movable
 from udever.training.verify import Case
 
 MEMORY_SHARE = 0.5
-"""Of the memory that is free, for activations, where the user names no budget."""
+"""Of the memory that is free beside gradients and the optimizer's state, for activations, where the user names no
+budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +98,7 @@ def open_session(
     Args:
         data: folder that the recipe's paths are relative to.
         memory_bytes: for activations; None: half of what is free.
+        chunk_tokens: tokens the model sees at once, as a run began; None: what the device likes and the memory allows.
 
     Raises:
         TrainingError, ModelError: what cannot be trained, each with its reason.
@@ -108,15 +112,20 @@ def open_session(
         mixture = Mixture(stores, [part.weight for part in recipe.data])
         batches = Batches(mixture, recipe, markers=base.tokenizer.markers)
         targets = _targets(recipe, data, stores, base)
-        budget = memory_bytes or round(MEMORY_SHARE * _free_bytes(chosen))
+        parameters = movable(base.model, recipe, world=here, device=chosen)
+        budget = _budget(memory_bytes, parameters.values(), here=here, device=chosen)
+        chunk_tokens = chunk_tokens or fitting_chunk(
+            base.config, tune=recipe.tune, budget_bytes=budget, at_most=CHUNK_TOKENS[chosen.type]
+        )
         trainer = Trainer(
             base.model,
+            parameters=parameters,
             batches=batches,
             objective=contrastive(recipe) if targets is None else distill(recipe, targets),
             recipe=recipe,
             world=here,
             device=chosen,
-            memory_bytes=-here.most(-budget),  # all ranks plan alike, each by what the poorest has
+            memory_bytes=budget,
             chunk_tokens=chunk_tokens,
         )
         identity = Identity(
@@ -125,6 +134,7 @@ def open_session(
             base=base.weights_digest,
             processes=here.size,
             precision=exact,
+            chunk_tokens=chunk_tokens,
         )
         yield Session(
             recipe=recipe, base=base, stores=stores, batches=batches, trainer=trainer, world=here, identity=identity
@@ -210,7 +220,10 @@ def _device(device: str, here: World) -> torch.device:
     return chosen
 
 
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def _budget(memory_bytes: int | None, parameters: Iterable[torch.Tensor], *, here: World, device: torch.device) -> int:
+    """For activations; all ranks plan alike, each by what the poorest has."""
+    if memory_bytes is None:
+        state = STATE_BYTES * sum(own_part(parameter).numel() for parameter in parameters)
+        sharing = 1 if device.type == "cuda" else here.local_size
+        memory_bytes = max(0, round(MEMORY_SHARE * (free_bytes(device) / sharing - state)))
+    return -here.most(-memory_bytes)

@@ -41,6 +41,11 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be cut."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
     """This process's part of a whole tensor, cut as `like` is, on its device."""
     tensor = tensor.to(like.device)

@@ -20,7 +20,8 @@ from udever.model.bloom import Bloom
 from udever.training.batches import Batches, StepBatch
 from udever.training.bitfit import unfreeze
 from udever.training.distributed import World
-from udever.training.gradcache import MemoryPlan, accumulate, plan_memory
+from udever.training.gradcache import accumulate
+from udever.training.memory import MemoryPlan, plan_memory
 from udever.training.objective import Objective
 from udever.training.recipe import OptimizerPart, Recipe
 from udever.training.sharding import full, shard, whole
@@ -52,33 +53,32 @@ class Trainer:
         self,
         model: Bloom,
         *,
+        parameters: dict[str, nn.Parameter],
         batches: Batches,
         objective: Objective,
         recipe: Recipe,
         world: World,
         device: torch.device,
         memory_bytes: int,
-        chunk_tokens: int | None = None,
+        chunk_tokens: int,
     ) -> None:
         """Args:
+        parameters: what moves, as `movable` gives it.
         memory_bytes: what activations may take.
-        chunk_tokens: tokens the model sees at once; None: what the device likes.
+        chunk_tokens: tokens the model sees at once.
         """
-        self.model, self.batches, self.recipe = model, batches, recipe
-        self.parameters = unfreeze(model, tune=recipe.tune, markers=recipe.markers)
-        self._sharded = recipe.tune == "all" and world.size > 1
-        if self._sharded:
-            self.parameters = shard(model, device=device)
+        self.model, self.parameters, self.batches, self.recipe = model, parameters, batches, recipe
+        self._sharded = _is_sharded(recipe, world)
         self.optimizer = make_optimizer(self.parameters, recipe.optimizer)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._objective, self._world, self.device = objective, world, device
-        self._memory_bytes = memory_bytes
-        self._chunk_tokens = chunk_tokens or CHUNK_TOKENS[device.type]
+        self._memory_bytes, self._chunk_tokens = memory_bytes, chunk_tokens
 
     def plan(self, batch: StepBatch) -> MemoryPlan:
         """How the batch is computed."""
         return plan_memory(
             self.model.config,
+            tune=self.recipe.tune,
             tokens=math.ceil(batch.tokens / self._world.size),
             budget_bytes=self._memory_bytes,
             chunk_tokens=self._chunk_tokens,
@@ -137,6 +137,16 @@ class Trainer:
     def _factor(self, number: int) -> float:
         warmup = round(self.recipe.optimizer.warmup_epochs * self.batches.steps_per_epoch)
         return schedule(self.recipe.optimizer.schedule, step=number, steps=self.batches.steps, warmup=warmup)
+
+
+def movable(model: Bloom, recipe: Recipe, *, world: World, device: torch.device) -> dict[str, nn.Parameter]:
+    """Make parameters of what the recipe moves: name → parameter; where everything moves, cut over the processes."""
+    parameters = unfreeze(model, tune=recipe.tune, markers=recipe.markers)
+    return shard(model, device=device) if _is_sharded(recipe, world) else parameters
+
+
+def _is_sharded(recipe: Recipe, world: World) -> bool:
+    return recipe.tune == "all" and world.size > 1
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], part: OptimizerPart) -> torch.optim.AdamW:

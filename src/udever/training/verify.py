@@ -22,7 +22,8 @@ from udever.training.batches import StepBatch
 from udever.training.bitfit import unfreeze
 from udever.training.contrastive import Contrast, contrastive_loss
 from udever.training.distributed import World, world
-from udever.training.gradcache import MemoryPlan, accumulate
+from udever.training.gradcache import accumulate
+from udever.training.memory import MemoryPlan
 
 TABLE = "word_embeddings.weight"
 TOLERANCES = {"fp64": 1e-12, "fp32": 1e-6}
