@@ -23,6 +23,7 @@ def facts(**changed: Any) -> RunFacts:
         "license": "bigscience-bloom-rail-1.0",
         "base": "bigscience/bloom-1b1",
         "weights": "c0ffee",
+        "start": "c0ffee",
         "stores": [STORE | {"sources": [SOURCE]}, MINED],
         "moved": 408_576,
         "dimensions": 1536,
@@ -62,6 +63,14 @@ def test_the_hub_can_read_it_and_it_says_what_the_run_knows() -> None:
 @pytest.mark.parametrize("base", ["udever-nano", "/models/bloom", "./bloom"])
 def test_only_a_model_of_the_hub_is_named_to_the_hub(base: str) -> None:
     assert "base_model" not in card(facts(base=base))
+
+
+def test_the_delta_that_training_went_on_from_is_told_apart_from_the_base() -> None:
+    assert "The base's weights have the digest `c0ffee`." in card(facts())
+    assert "both together have the digest `feed`" not in card(facts())
+    assert "Training went on from the delta" in card(facts(start="feed"))
+    assert "`c0ffee`" in card(facts(start="feed"))
+    assert "both together have the digest `feed`" in card(facts(start="feed"))
 
 
 def test_scores_are_replaced_and_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from udever import Embedder
+from udever.catalog.manifests import read_scores
 from udever.errors import DivergedError, OptionError, RecipeError, RunChangedError, TrainingError
 from udever.tokenizer import UdeverTokenizer
 from udever.training import checkpoint, run
@@ -228,9 +230,9 @@ def test_a_changed_run_is_refused_with_the_difference(session: Session, tmp_path
 
 def test_a_kill_during_an_evaluation_cannot_leave_it_out(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     recipe_file.write_text(recipe_file.read_text() + '[evaluate]\nsuite = "s.toml"\nevery_steps = 2\n')
-    scores = iter([0.5, KeyboardInterrupt()])
+    scores = iter([run.Measured(score=0.5), KeyboardInterrupt()])
 
-    def evaluate() -> float:
+    def evaluate() -> run.Measured:
         score = next(scores)
         if isinstance(score, BaseException):
             raise score
@@ -245,6 +247,67 @@ def test_a_kill_during_an_evaluation_cannot_leave_it_out(recipe_file: Path, data
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
     assert newest.stem == "step-00000003", "step 4 will be done again, and measured"
+
+
+SUITE = """
+name = "few"
+[[task]]
+kind = "pairs"
+name = "same"
+file = "same.tsv"
+[[task]]
+kind = "pairs"
+name = "other"
+file = "same.tsv"
+"""
+
+
+def test_what_was_measured_stands_in_the_models_own_file(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Also if the run was killed between its last checkpoint and the model."""
+    recipe_file.write_text(recipe_file.read_text() + '[evaluate]\nsuite = "suite.toml"\nevery_steps = 6\n')
+    (tmp_path / "suite.toml").write_text(SUITE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "pairs").symlink_to(data / "pairs")
+    rows = "text1\ttext2\tlabel\nthe fox\tfox\t1\nthe dog\tdog\t1\nthe fox\tdog\t0\n"
+    (tmp_path / "data" / "same.tsv").write_text(rows)
+    folder = tmp_path / "run"
+    for flags in ([], ["--resume"]):
+        shutil.rmtree(folder / "delta", ignore_errors=True)
+        done = finish(command(recipe_file, tmp_path / "data", folder, "--tensorboard", *flags))
+        assert done.returncode == 0, done.stderr
+        log = [entry for entry in run.read_log(folder) if "score" in entry]
+        best = max(log, key=lambda entry: entry["score"])
+        for name, entry in (("delta", log[-1]), ("best", best)):
+            scores = json.loads((folder / name / "udever.json").read_text())["scores"]
+            assert scores == entry["scores"]
+            (only,) = read_scores(scores)
+            assert only.protocol == "suite:few, x 100"
+            assert [task for task, _ in only.scores] == ["same", "other"]
+            assert sum(value for _, value in only.scores) / 200 == pytest.approx(entry["score"], abs=1e-4)
+
+
+def test_a_delta_to_train_on_is_part_of_the_runs_identity(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Two deltas under one name, on one full checkpoint."""
+    recipe = recipes.load(recipe_file)
+    start = tmp_path / "start"
+    with open_session(recipe, data=data, precision="fp32", device="cpu") as session:
+        weights = session.identity.base
+        session.trainer.step(0)
+        session.write(start)
+        session.trainer.step(1)
+        session.write(tmp_path / "other")
+    on_delta = recipes.load(write_recipe(tmp_path, start))
+    with open_session(on_delta, data=data, precision="fp32", device="cpu") as session:
+        run.begin(tmp_path / "run", session.identity, resume=False)
+        assert f"`{session.identity.base}`" in session.describe([])
+        assert f"`{weights}`" in session.describe([])
+    shutil.rmtree(start)
+    (tmp_path / "other").rename(start)
+    with (
+        open_session(on_delta, data=data, precision="fp32", device="cpu") as session,
+        pytest.raises(RunChangedError, match="base: "),
+    ):
+        run.begin(tmp_path / "run", session.identity, resume=True)
 
 
 def test_matrices_move_in_full_precision_only(recipe_file: Path, data: Path) -> None:

@@ -19,6 +19,7 @@ from udever.cli.options import JsonFlag, needing
 from udever.errors import OptionError
 
 if TYPE_CHECKING:
+    from udever.training.run import Measured
     from udever.training.session import Session
     from udever.training.step import StepReport
     from udever.training.verify import Certificate
@@ -96,14 +97,14 @@ def _train(
         callbacks = run.Callbacks(
             on_step=on_step,
             evaluate=_evaluation(session, folder, beside, data=data),
-            keep_best=lambda: session.write(folder / "best"),
+            keep_best=lambda measured: session.write(folder / "best", scores=measured.scores),
         )
         run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
     log = run.read_log(folder)
     with session.trainer.whole_model():
         if session.world.is_main:
-            session.write(result)
+            session.write(result, scores=run.last_scores(log))
     if session.world.is_main:
         with whole_file(result / "README.md") as temporary:
             temporary.write_text(session.describe(log), "utf-8")
@@ -111,13 +112,13 @@ def _train(
     return {
         "model": str(result),
         "steps": session.batches.steps,
-        "last": {name: value for name, value in log[-1].items() if name != "step"} if log else {},
+        "last": {name: value for name, value in log[-1].items() if name not in ("step", "scores")} if log else {},
         "moved": sum(parameter.numel() for parameter in session.trainer.parameters.values()),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -> "Callable[[], float] | None":
+def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -> "Callable[[], Measured] | None":
     """Measures the model as it is now on the recipe's suite: the mean over its tasks, each the mean over its parts."""
     part = session.recipe.evaluate
     if part is None:
@@ -126,13 +127,17 @@ def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -
     from udever.evaluation import runner
     from udever.evaluation.encoder import Encoder
     from udever.evaluation.protocols.suite import read_suite
+    from udever.training.run import Measured
 
     tasks = read_suite(beside / part.suite, data=data)
 
-    def evaluate() -> float:
+    def evaluate() -> Measured:
         model = Embedder.load(str(session.write(folder / "now")), precision="fp32")
         outcomes = runner.run(tasks, Encoder(embedder=model), output=None)
-        return mean(mean(score.value for score in outcome.result.of("model")) for outcome in outcomes)
+        results = [outcome.result for outcome in outcomes]
+        of_task = {result.task: mean(score.value for score in result.of("model")) for result in results}
+        shown = {name: round(100 * value, 2) for name, value in of_task.items()}
+        return Measured(score=mean(of_task.values()), scores={f"{results[0].protocol}, x 100": shown})
 
     return evaluate
 

@@ -45,6 +45,8 @@ class TrainBase:
     """The full checkpoint underneath."""
     weights_digest: str
     """Of that checkpoint."""
+    digest: str
+    """Of the starting model: the checkpoint's, or of checkpoint and delta together."""
     manifest: Manifest
     """The starting model's; the published defaults for a raw BLOOM."""
     checkpoint: Checkpoint
@@ -95,6 +97,7 @@ def load_base(
     _require_room(tokenizer, checkpoint.config, name=name)
     check_finite(checkpoint, located.base.folder)
     moved = located.moved(checkpoint)
+    weights_digest = located.weights_digest(checkpoint)
     apart = {*moved.token_ids, *(tokenizer.marker_ids if markers else ())}
     rest = checkpoint.tensors(tensor for tensor in checkpoint.config.tensor_shapes() if tensor != TABLE)
     model = Bloom(
@@ -112,7 +115,8 @@ def load_base(
         own_tokenizer=located.own_tokenizer,
         config=checkpoint.config,
         source=located.base,
-        weights_digest=located.weights_digest(checkpoint),
+        weights_digest=weights_digest,
+        digest=located.delta.combined_digest() if located.delta else weights_digest,
         manifest=located.manifest(checkpoint.config),
         checkpoint=checkpoint,
         moved=moved,

@@ -31,6 +31,8 @@ class RunFacts:
     """The full checkpoint's name."""
     weights: str
     """Its digest."""
+    start: str
+    """The starting model's: the same, unless that is a delta on the checkpoint."""
     stores: Sequence[Mapping[str, Any]]
     """The contents of each `store.json`, in the recipe's order."""
     moved: int
@@ -93,9 +95,17 @@ def _use(facts: RunFacts) -> list[str]:
         "print(queries @ documents.T)",
         "```",
         "",
-        f"The base's weights have the digest `{facts.weights}`.",
+        f"The base's weights have the digest `{facts.weights}`.{_start(facts)}",
         "",
     ]
+
+
+def _start(facts: RunFacts) -> str:
+    if facts.start == facts.weights:
+        return ""
+    return (
+        f" Training went on from the delta `{facts.recipe.base}` on it; both together have the digest `{facts.start}`."
+    )
 
 
 def _data(facts: RunFacts) -> list[str]:

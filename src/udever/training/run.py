@@ -8,9 +8,9 @@ Does not know: the command line or how progress is shown.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Identity:
     data: tuple[str, ...]
     """Digests of the stores, then of the teacher's vectors, if there are any."""
     base: str
-    """Digest of the base's weights."""
+    """Digest of what training starts from: the base's weights, and a delta on them if the base is one."""
     processes: int
     precision: str
     chunk_tokens: int | None
@@ -67,13 +67,23 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation found."""
+
+    score: float
+    """Higher is better."""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """What the score is the mean of, as `udever.json` has it: protocol → name → number."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Callbacks:
     """What the command line wants to hear."""
 
     on_step: Callable[[StepReport], None] = lambda _: None
-    evaluate: Callable[[], float] | None = None
-    """The score of the model as it is now; higher is better."""
-    keep_best: Callable[[], object] = lambda: None
+    evaluate: Callable[[], Measured] | None = None
+    """Measure the model as it is now."""
+    keep_best: Callable[[Measured], object] = lambda _: None
     """Write the model as it is now into `best/`."""
 
 
@@ -128,11 +138,11 @@ def train(
             due = evaluation and (report.step % evaluation.every_steps == 0 or report.step == steps)
             if due and callbacks.evaluate:
                 with trainer.whole_model():
-                    score = callbacks.evaluate() if world.is_main else best
-                    if score > best:
-                        best = score
-                        callbacks.keep_best()
-                write({"step": report.step, "score": score})
+                    measured = callbacks.evaluate() if world.is_main else Measured(score=best)
+                    if measured.score > best:
+                        best = measured.score
+                        callbacks.keep_best(measured)
+                write({"step": report.step, "score": measured.score, "scores": measured.scores})
             if report.step % every == 0 or report.step == steps:  # after its score, that a kill cannot leave it out
                 facts = checkpoint.Facts(step=report.step, processes=world.size)
                 state = checkpoint.state_of(trainer.parameters, trainer.optimizer, kept=world.is_main)
@@ -146,6 +156,12 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def last_scores(log: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """`Measured.scores` of the model after the last step that was logged; nothing if it was not measured."""
+    at_last = [entry for entry in log if entry["step"] == log[-1]["step"]]
+    return next((entry["scores"] for entry in at_last if "scores" in entry), {})
 
 
 def _restore(trainer: Trainer, folder: Path) -> int:
@@ -184,7 +200,7 @@ def _board(folder: Path, *, done: int, wanted: bool) -> Iterator[Callable[[Mappi
 
         def show(entry: Mapping[str, Any]) -> None:
             for name, value in entry.items():
-                if name != "step":
+                if name not in ("step", "scores"):
                     writer.add_scalar(name, value, entry["step"])
             writer.flush()
 

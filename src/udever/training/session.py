@@ -73,6 +73,7 @@ class Session:
                 license=self.base.manifest.license,
                 base=self.base.name,
                 weights=self.base.weights_digest,
+                start=self.base.digest,
                 stores=[store.about for store in self.stores],
                 moved=sum(parameter.numel() for parameter in self.trainer.parameters.values()),
                 dimensions=self.base.config.width,
@@ -131,7 +132,7 @@ def open_session(
         identity = Identity(
             recipe=recipe,
             data=(*(store.digest for store in stores), *([] if targets is None else [targets.digest])),
-            base=base.weights_digest,
+            base=base.digest,
             processes=here.size,
             precision=exact,
             chunk_tokens=chunk_tokens,
