@@ -1,11 +1,13 @@
 """A tiny model, and bulk runs in this process."""
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 
 from udever import Embedder
@@ -67,3 +69,29 @@ def jsonl(tmp_path: Path) -> Callable[..., Path]:
 def texts() -> list[str]:
     """250 texts of very different lengths, a few of them twice."""
     return [" ".join(WORDS[(i * k) % len(WORDS)] for k in range(1 + i % 9)) + f" {i % 200}" for i in range(250)]
+
+
+class Network(io.FileIO):
+    """A file far away."""
+
+    error: ClassVar[OSError] = TimeoutError("no answer")
+    fails: ClassVar[Iterator[bool]]
+    """Whether each of the next reads fails; those after them do not."""
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        if next(Network.fails, False):
+            raise Network.error
+        return super().read(-1 if size is None else size)
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> type[Network]:
+    """Shards are read through it."""
+    monkeypatch.setattr(Network, "error", Network.error)
+    monkeypatch.setattr(Network, "fails", iter(()), raising=False)
+    monkeypatch.setattr("udever.bulk.reading.open_input", Network)
+    monkeypatch.setattr(
+        "udever.bulk.reading.open_parquet",
+        lambda path: pq.ParquetFile(Network(path), pre_buffer=False, buffer_size=4096),
+    )
+    return Network

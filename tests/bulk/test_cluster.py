@@ -6,22 +6,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from udever import Embedder
 from udever.bulk.cluster.connection import require_ray
 from udever.bulk.cluster.pool import ModelSource, Pool
 from udever.bulk.cluster.runner import run_on_ray
-from udever.bulk.cluster.worker import LOST_WORKERS, ShardActor, Starts
+from udever.bulk.cluster.worker import ATTEMPTS, LOST_WORKERS, ShardActor, Starts
 from udever.bulk.job import Options
 from udever.bulk.local import run_here
+from udever.bulk.manifest import MANIFEST
 from udever.bulk.run import Run, open_run, prepare
-from udever.bulk.storage import Storage
+from udever.bulk.storage import Storage, digest
 from udever.errors import BulkError, FileInputError, OptionError
 
 ray = pytest.importorskip("ray", reason="ray is not installed here")
@@ -216,6 +219,39 @@ def test_what_takes_workers_down_again_and_again_is_refused(nodes: Any) -> None:
         pass
     with actor._survived("shard 4"):
         pass
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_network_that_comes_back_is_waited_for(
+    ending: str, path: Path, network: Any, model: Embedder, tiny_checkpoint: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if ending == "parquet":
+        path = tmp_path / "in.parquet"
+        pq.write_table(pa.table({"text": [f"fox {i}" for i in range(100)]}), path)
+    run = open_run(prepare([str(path)], Options(shard_rows=50), output=str(tmp_path / "out")), model)
+    attempt = [True] if ending == "jsonl" else [False, True]  # the footer comes, the rows do not
+    monkeypatch.setattr("udever.bulk.cluster.worker.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("udever.bulk.cluster.worker._actor_id", lambda: "this")
+    monkeypatch.setattr(ShardActor, "_survived", lambda _self, _what: nullcontext())
+
+    def answer(actor: ShardActor) -> Any:
+        return pickle.loads(actor({"shard": pickle.dumps(run.plan.shards[0])})["answer"])
+
+    def actor() -> ShardActor:
+        source, seen = ModelSource(name=str(tiny_checkpoint)), digest(run.storage.read(MANIFEST))
+        return ShardActor(
+            "embed", run.job, storage=run.storage, source=source, batch_tokens=None, seen=seen, starts=None
+        )
+
+    network.fails = iter(attempt * (ATTEMPTS - 1))
+    assert answer(actor()).rows == run.plan.shards[0].rows
+    network.fails = iter(attempt * ATTEMPTS)
+    lost = answer(actor())
+    assert isinstance(lost, BulkError)
+    assert f"failed {ATTEMPTS} times at shard 0" in lost.message
+    assert "no answer" in lost.message
+    assert path.name in lost.message
 
 
 def test_a_node_that_sees_another_output_refuses(

@@ -1,8 +1,8 @@
 """Vectors and what belongs to them → files: Parquet, Lance or .npy; float32, float16 or int8 with a scale.
 
-Invariant: equal shards give equal bytes (no times, no random names; but Lance names its files by chance, so there only
-the rows are equal). A float16 is the nearest one; an int8 times its row's scale is off by at most half the scale, which
-is the row's largest number / 127.
+Invariant: equal shards give equal bytes (no times, no random names; but Lance names its files and compresses its texts
+by chance, so there only the rows are equal). A float16 is the nearest one; an int8 times its row's scale is off by at
+most half the scale, which is the row's largest number / 127.
 Does not know: where rows come from, or models.
 """
 

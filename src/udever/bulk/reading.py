@@ -3,10 +3,12 @@
     reader = Reader(carried=..., text_columns=...);  raw = reader.read(shard)
 
 Invariant: what is read is what was planned: the bytes of a text shard are hashed again, a parquet file's footer too.
+A shard's columns lie in memory in the same way wherever reading began, for they decide the bytes that are written.
 One shard is held in memory. Consecutive shards of a file are read in one go, without seeking or unpacking twice.
 Does not know: how a line becomes a row (parsing.py), or which of the texts can be embedded.
 """
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,11 +52,28 @@ class Reader:
         self._open: _Lines | _Groups | None = None
 
     def read(self, shard: Shard) -> Raw:
-        """The rows of a shard.
+        """The rows of a shard. After an error the file is opened anew.
 
         Raises:
             FileInputError: the file changed since it was planned, or is damaged.
+            OSError: it cannot be read now; whether it ever can is not known.
         """
+        try:
+            return self._read(shard)
+        except BaseException as error:
+            self.close()  # where in the file reading stopped is not known
+            if isinstance(error, OSError) and not error.strerror:
+                # A timeout, or what Arrow says of some damaged pages: a sentence that names no file.
+                raise OSError(errno.EIO, f"cannot be read: {error}", shard.input.found.name) from error
+            raise
+
+    def close(self) -> None:
+        """Close the open file."""
+        was, self._open = self._open, None
+        if was:
+            was.close()
+
+    def _read(self, shard: Shard) -> Raw:
         if shard.input.found.format == "parquet":
             return self._read_parquet(shard)
         numbers, rows, bad = PARSE[shard.input.found.format](self._bytes(shard), shard)
@@ -72,22 +91,13 @@ class Reader:
             bad=bad,
         )
 
-    def close(self) -> None:
-        """Close the open file."""
-        if self._open:
-            self._open.close()
-        self._open = None
-
     def _read_parquet(self, shard: Shard) -> Raw:
-        groups = self._opened(shard.input, _Groups)
         names = list(dict.fromkeys([*self._text_columns, *self._carried.names]))
         try:
-            table = groups.read(shard.cut.start, shard.cut.stop, names)
-        except (pa.ArrowException, OSError) as error:
-            self.close()
-            raise FileInputError(
-                f"{shard.input.found.name}: cannot be read: {error}", hint="was it copied whole?"
-            ) from error
+            table = self._opened(shard.input, _Groups).read(shard.cut.start, shard.cut.stop, names)
+        except pa.ArrowException as error:
+            name = shard.input.found.name
+            raise FileInputError(f"{name}: cannot be read: {error}", hint="was it copied whole?") from error
         return Raw(
             numbers=np.arange(shard.cut.first + 1, shard.cut.first + 1 + table.num_rows),
             values=[_values(table.column(name)) for name in self._text_columns],
@@ -130,8 +140,9 @@ class _Lines:
     def read(self, start: int, stop: int) -> bytes:
         if self._at != start:
             self._file.seek(start)
+        data = bytes(self._file.read(stop - start))
         self._at = stop
-        return bytes(self._file.read(stop - start))
+        return data
 
     def close(self) -> None:
         self._file.close()
@@ -145,6 +156,7 @@ class _Groups:
         self._file = open_parquet(self.path)
         self._row_groups = item.row_groups
         if footer_digest(self._file) != item.footer:
+            self.close()
             raise _changed(item)
         self._at, self._batches = -1, iter(())
         self._left: list[pa.RecordBatch] = []
@@ -156,10 +168,11 @@ class _Groups:
         batches = list(self._take(stop - start))
         self._at = stop
         schema = pa.schema([pa.field(name, self._file.schema_arrow.field(name).type) for name in names])
-        return pa.Table.from_batches([batch.select(names).cast(schema) for batch in batches], schema)
+        table = pa.Table.from_batches([batch.select(names).cast(schema) for batch in batches], schema)
+        return pa.table([_in_one_piece(column) for column in table.columns], schema)
 
     def close(self) -> None:
-        self._file.close()
+        self._file.close(force=True)  # also what another file system opened
 
     def _seek(self, row: int, names: list[str]) -> None:
         group, first = 0, 0
@@ -181,6 +194,32 @@ class _Groups:
                 batch = batch.slice(0, rows)
             rows -= batch.num_rows
             yield batch
+
+
+def _in_one_piece(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The same values, copied out of the pieces and the dictionaries that they were read in.
+
+    Those depend on where reading began, and a writer ends pages where pieces end and writes dictionaries as they are.
+    """
+    kind, plain = column.type, _without_dictionaries(column.type)
+    values = (column if kind == plain else column.cast(plain)).combine_chunks()
+    if kind == plain:
+        return values
+    try:
+        return values.cast(kind)
+    except pa.ArrowInvalid:  # several row groups may hold more values together than the index of one can count
+        rows = (1 << kind.index_type.bit_width - 1) - 1 if pa.types.is_dictionary(kind) else 1
+        return pa.chunked_array([values.slice(at, rows).cast(kind) for at in range(0, len(values), rows)], kind)
+
+
+def _without_dictionaries(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_dictionaries(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_dictionaries(field.type)) for field in kind])
+    return kind
 
 
 def _column(rows: Rows, field: pa.Field, item: Input, *, as_json: bool) -> tuple[pa.Array, dict[int, tuple[str, str]]]:
