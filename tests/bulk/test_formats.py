@@ -62,10 +62,10 @@ def test_round_trip(format_: Any, dtype: Any, tmp_path: Path) -> None:
     writer = FORMATS[format_]
     written = writer.write(storage, "part-0", block, job)
     receipt = Receipt(
-        stage="embed", index=0, rows=5, vectors=5, texts=5, tokens=9, bad=(), files=written.files,
+        stage="embed", index=0, rows=5, vectors=5, texts=5, tokens=9, reasons={}, files=written.files,
         fragment=written.fragment,
     )  # fmt: skip
-    receipt = Receipt.from_json(receipt.to_json())
+    receipt = Receipt.from_json(receipt.to_json([]))
     writer.finish(storage, [receipt], job)
     numbers, vectors = writer.read(storage, receipt)
     np.testing.assert_array_equal(numbers, block.numbers)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from udever.bulk import storage as storage_module
 from udever.bulk.dedupe import find_owners
 from udever.bulk.job import Options
 from udever.bulk.local import run_here
-from udever.bulk.run import open_run, prepare
+from udever.bulk.manifest import make_manifest
+from udever.bulk.plan import Shard
+from udever.bulk.run import Run, open_run, prepare
 from udever.errors import DimensionsError, FileInputError, JobChangedError, OutputError, UdeverError
 
 Rows = list[dict[str, Any]]
@@ -272,6 +276,47 @@ def test_each_distinct_text_is_embedded_once_across_shards(
     errors = [pq.read_table(tmp_path / name / "errors.parquet") for name in ("plain", "deduped")]
     assert errors[0].equals(errors[1])
     assert {path.name for path in (tmp_path / "deduped" / "_state").iterdir()} == {"done", "scans.json"}
+
+
+@pytest.mark.parametrize("options", [{}, {"dedupe": True}], ids=str)
+def test_bad_rows_are_counted_in_memory_and_kept_on_the_disk(
+    options: dict[str, Any], jsonl: Callable, model: Embedder, tmp_path: Path
+) -> None:
+    path = jsonl([{"text": "" if i % 2 else None} for i in range(20_000)] + [{"text": "fox"}])
+
+    def opened() -> Run:
+        return open_run(prepare([str(path)], Options(**options), output=str(tmp_path / "out")), model)
+
+    run = opened()
+    for stage in run.stages():
+        for receipt in run_here(run, stage, model):
+            run.add(receipt)
+    assert len(pickle.dumps(run.done)) < 10_000
+    summary = run.finish()
+    assert (summary.bad_rows, summary.reasons) == (20_000, {"null": 10_000, "empty": 10_000})
+    errors = pq.read_table(tmp_path / "out" / "errors.parquet")
+    assert errors["row"].to_pylist() == list(range(1, 20_001))
+    assert errors["code"].to_pylist() == ["null", "empty"] * 10_000
+    again = opened()
+    assert len(pickle.dumps(again.done)) < 10_000
+    assert again.finish().reasons == summary.reasons
+
+
+def test_a_manifest_of_many_files_looks_at_each_shard_once(do: Callable, model: Embedder, tmp_path: Path) -> None:
+    class Watched(tuple[Shard, ...]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[Shard]:
+            for shard in super().__iter__():
+                Watched.looks += 1
+                yield shard
+
+    for index in range(30):
+        (tmp_path / f"{index:02}.txt").write_text("fox\n" * (index + 1))
+    run = open_run(prepare([str(tmp_path)], Options(shard_rows=10), output=str(tmp_path / "out")), model)
+    manifest = make_manifest(run.job, replace(run.plan, shards=Watched(run.plan.shards)))
+    assert [item["rows"] for item in manifest["inputs"]] == list(range(1, 31))
+    assert Watched.looks == len(run.plan.shards) == 60
 
 
 @pytest.mark.parametrize("buckets", [1, 3, 10**6])

@@ -17,7 +17,7 @@ from udever.bulk.formats import FORMATS, Block, Written
 from udever.bulk.job import Job
 from udever.bulk.plan import Shard
 from udever.bulk.reading import Reader
-from udever.bulk.receipts import Receipt, StageName, receipt_name, shard_name
+from udever.bulk.receipts import Receipt, StageName, reasons_of, receipt_name, shard_name
 from udever.bulk.rows import Loaded, load
 from udever.bulk.storage import Storage
 from udever.engine.embedder import BATCH_TOKENS, Embedder
@@ -147,7 +147,7 @@ class Worker:
         )
         written = FORMATS[self._job.options.format].write(self._storage, name, block, self._job)
         receipt = receipt_of(embedded, written, stage=self.stage)
-        self._storage.write(receipt_name(name), receipt.to_json())
+        self._storage.write(receipt_name(name), receipt.to_json(embedded.loaded.bad))
         return receipt
 
 
@@ -160,7 +160,7 @@ def receipt_of(embedded: Embedded, written: Written, *, stage: StageName) -> Rec
         vectors=len(embedded.loaded.numbers),
         texts=embedded.texts,
         tokens=embedded.tokens,
-        bad=embedded.loaded.bad,
+        reasons=reasons_of(embedded.loaded.bad),
         files=written.files,
         fragment=written.fragment,
     )

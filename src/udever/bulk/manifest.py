@@ -6,6 +6,7 @@ Does not know: how shards are done.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,12 +51,15 @@ def read_manifest(storage: Storage, *, any_format: bool = False) -> Manifest | N
 
 def make_manifest(job: Job, plan: Plan, receipts: Sequence[Receipt] | None = None) -> Manifest:
     """What to write: at the start without receipts, at the end with all of them, in order."""
+    rows: Counter[int] = Counter()
+    for shard in plan.shards:
+        rows[id(shard.input)] += shard.rows
     inputs = [
         {
             "name": item.found.name,
             "format": item.found.format,
             "bytes": item.found.bytes,
-            "rows": sum(shard.rows for shard in plan.shards if shard.input is item),
+            "rows": rows[id(item)],
             "digest": scan.digest,
         }
         for item, scan in zip(plan.inputs, plan.scans, strict=True)
@@ -74,7 +78,7 @@ def make_manifest(job: Job, plan: Plan, receipts: Sequence[Receipt] | None = Non
         "state": "complete",
         "rows": sum(receipt.rows for receipt in receipts),
         "vectors": sum(receipt.vectors for receipt in receipts),
-        "bad_rows": sum(len(receipt.bad) for receipt in receipts),
+        "bad_rows": sum(receipt.bad_rows for receipt in receipts),
         "tokens": sum(receipt.tokens for receipt in receipts),
         "files": [
             {

@@ -1,10 +1,13 @@
 """What is known of a shard that is done; its receipt appears behind its files, so it is done if its receipt is there.
 
+Its file holds the shard's bad rows too; in memory a receipt only counts them, so that a run of many takes no more.
 Invariant: a receipt says nothing of when, where or how fast: whoever does a shard writes the same one.
 Does not know: models, or what is in the files.
 """
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -43,24 +46,45 @@ class Receipt:
     """Texts that were embedded for it."""
     tokens: int
     """Theirs, markers included."""
-    bad: tuple[BadRow, ...]
-    """Rows that have none."""
+    reasons: dict[str, int]
+    """Code → how many rows have no vector for it."""
     files: dict[str, FileFacts] = field(default_factory=dict)
     """Name below the output → its content."""
     fragment: str = ""
     """Lance: what a commit must know of the file."""
 
-    def to_json(self) -> bytes:
-        """What `from_json` reads."""
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True).encode()
+    @property
+    def bad_rows(self) -> int:
+        """Rows that have none."""
+        return sum(self.reasons.values())
+
+    def to_json(self, bad: Iterable[BadRow]) -> bytes:
+        """What `from_json` and `bad_rows_of` read.
+
+        Args:
+            bad: the rows that `reasons` counts.
+        """
+        raw = asdict(self) | {"bad": list(bad)}
+        del raw["reasons"]
+        return json.dumps(raw, ensure_ascii=False, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "Receipt":
-        """Read `to_json`."""
+        """Read `to_json`, and count the bad rows."""
         raw = json.loads(data)
-        raw["bad"] = tuple(BadRow(*row) for row in raw["bad"])
+        raw["reasons"] = reasons_of(BadRow(*row) for row in raw.pop("bad"))
         raw["files"] = {name: FileFacts(**facts) for name, facts in raw["files"].items()}
         return cls(**raw)
+
+
+def reasons_of(bad: Iterable[BadRow]) -> dict[str, int]:
+    """Code → how many, in the order in which they appear."""
+    return dict(Counter(row.code for row in bad))
+
+
+def bad_rows_of(data: bytes) -> list[BadRow]:
+    """The bad rows in a receipt's file."""
+    return [BadRow(*row) for row in json.loads(data)["bad"]]
 
 
 def shard_name(shard: Shard, job_digest: str) -> str:

@@ -33,7 +33,16 @@ from udever.bulk.manifest import (
     write_manifest,
 )
 from udever.bulk.plan import THREADS, Plan, Scan, Shard, make_plan, scans_from_json, scans_json
-from udever.bulk.receipts import DISTINCT, DONE, Receipt, StageName, distinct_name, receipt_name, shard_name
+from udever.bulk.receipts import (
+    DISTINCT,
+    DONE,
+    Receipt,
+    StageName,
+    bad_rows_of,
+    distinct_name,
+    receipt_name,
+    shard_name,
+)
 from udever.bulk.sources import InputFormat, find
 from udever.bulk.storage import UNFINISHED, WORK, Storage
 from udever.errors import OutputError
@@ -159,17 +168,28 @@ class Run:
         return self._summary(receipts)
 
     def _write_errors(self, receipts: Sequence[Receipt]) -> None:
-        if not any(receipt.bad for receipt in receipts):
+        """The bad rows, from a few receipts' files at a time: all of them may be more than memory holds."""
+        shards = [self.plan.shards[receipt.index] for receipt in receipts if receipt.reasons]
+        if not shards:
             return
-        with self.storage.writing(ERRORS) as path, pq.ParquetWriter(path, ERROR_SCHEMA, compression="zstd") as writer:
-            for receipt in receipts:
-                if receipt.bad:
-                    name = self.plan.shards[receipt.index].input.found.name
-                    rows = [{"file": name, **bad._asdict()} for bad in receipt.bad]
-                    writer.write_table(pa.Table.from_pylist(rows, ERROR_SCHEMA))
+        with (
+            self.storage.writing(ERRORS) as path,
+            pq.ParquetWriter(path, ERROR_SCHEMA, compression="zstd") as writer,
+            ThreadPoolExecutor(THREADS, thread_name_prefix="udever-errors") as pool,
+        ):
+            for start in range(0, len(shards), THREADS):
+                for table in pool.map(self._errors_of, shards[start : start + THREADS]):
+                    writer.write_table(table)
+
+    def _errors_of(self, shard: Shard) -> pa.Table:
+        bad = bad_rows_of(self.storage.read(receipt_name(shard_name(shard, self.job.digest))))
+        rows = [{"file": shard.input.found.name, **row._asdict()} for row in bad]
+        return pa.Table.from_pylist(rows, ERROR_SCHEMA)
 
     def _summary(self, receipts: Sequence[Receipt]) -> Summary:
-        reasons = Counter(bad.code for receipt in receipts for bad in receipt.bad)
+        reasons: Counter[str] = Counter()
+        for receipt in receipts:
+            reasons.update(receipt.reasons)
         rows, tokens = sum(r.rows for r in receipts), sum(r.tokens for r in receipts)
         return Summary(
             rows=rows,
@@ -277,7 +297,8 @@ def receipts_of(storage: Storage, job: Job, plan: Plan) -> dict[int, Receipt]:
     names = [name for shard in plan.shards if (name := receipt_name(shard_name(shard, job.digest))) in there]
     sizes = storage.sizes()
     with ThreadPoolExecutor(4 * THREADS, thread_name_prefix="udever-receipts") as pool:
-        receipts = [Receipt.from_json(data) for data in pool.map(storage.read, names)]
+        # Parsed where they are read: the files of all receipts, with their bad rows, are never in memory together.
+        receipts = list(pool.map(lambda name: Receipt.from_json(storage.read(name)), names))
     return {
         receipt.index: receipt
         for receipt in receipts
