@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from udever.model.int8 import FBGEMM, FBGEMM_MAX, FBGEMM_ZERO, native_int8, native_kernel
+from udever.model.int8 import FBGEMM, INT8_MAX, ZERO_POINT, native_int8, native_kernel
 from udever.model.linear import native_bf16, prepacking_pays
 from udever.model.precision import Precision, make_linear
 
@@ -118,7 +118,7 @@ def _int8_product() -> Callable[[], object]:
     if native_kernel() is FBGEMM:
         loud, packed = torch.rand(ROWS, INPUTS), FBGEMM.pack(torch.ones(OUTPUTS, INPUTS).char(), torch.ones(OUTPUTS))
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        return lambda: multiply(loud, 1 / FBGEMM_MAX, FBGEMM_ZERO, packed)
+        return lambda: multiply(loud, 1 / INT8_MAX, ZERO_POINT, packed)
     x = torch.randint(0, 256, (ROWS, INPUTS), dtype=torch.uint8)
     weight = torch.ops.onednn.qlinear_prepack(torch.ones(INPUTS, OUTPUTS, dtype=torch.int8), [ROWS, INPUTS])
     scales, zeros = torch.ones(OUTPUTS), torch.zeros(OUTPUTS, dtype=torch.int64)

@@ -162,16 +162,19 @@ def test_no_text_at_all_is_an_empty_output(tmp_path: Path, udever: Callable, tin
         (("-", "--model", "no-such-model-anywhere"), 1, "no-such-model-anywhere"),
         (("-", "--device", "abacus"), 2, "abacus"),
         (("-", "--dimensions", "63"), 1, "63"),
+        (("-", "--dimensions", "-5", "-o", "x.parquet"), 1, "-5"),
     ],
 )
 def test_refusals(
-    arguments: tuple[str, ...], code: int, said: str, udever: Callable, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], code: int, said: str, udever: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
     outcome = udever("embed", *arguments)
     assert (outcome.code, outcome.out) == (code, ""), outcome.err
     assert said in outcome.err
     assert outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_a_bar_on_stderr(lines: Path, udever: Callable, tiny: tuple[str, str]) -> None:

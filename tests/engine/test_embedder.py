@@ -1,7 +1,9 @@
 """The public surface on a real checkpoint: exactness, order, options, errors, memory, and the built-in model."""
 
+import inspect
 import itertools
 import resource
+import statistics
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BloomModel
 
 from udever import Embedder
+from udever.engine import loading
 from udever.errors import (
     DimensionsError,
     EmptyTextError,
@@ -75,11 +78,15 @@ def test_equals_the_authors_card_on_the_built_in_model(nano: Embedder, role: str
 @pytest.mark.parametrize(("precision", "least"), [("bf16", 0.9999), ("int8", 0.999)])
 def test_reduced_precisions_on_real_weights(nano: Embedder, precision: str, least: float) -> None:
     reduced = Embedder.load("udever-nano", precision=precision, device="cpu")
+    functions = [f for f in vars(statistics).values() if inspect.isfunction(f) and f.__doc__]
     texts = [*TEXTS, "a longer text about mountains, foxes and functions. " * 8, "x"]
+    texts += [text for f in functions for text in (*f.__doc__.split("\n\n"), inspect.getsource(f)) if text.strip()]
+    assert len(texts) > 150
     assert reduced.precision == precision
-    assert cosines(reduced.embed(texts), nano.embed(texts)).min() >= least
-    alone = np.concatenate([reduced.embed([text]) for text in texts])
-    assert cosines(reduced.embed(texts), alone).min() >= 0.99999
+    vectors = [model.embed(texts, "document", truncate="end") for model in (reduced, nano)]
+    assert cosines(*vectors).min() >= least
+    alone = np.concatenate([reduced.embed([text]) for text in texts[:9]])
+    assert cosines(reduced.embed(texts[:9]), alone).min() >= 0.99999
 
 
 def test_int8_weights_come_from_the_cache_the_second_time(nano: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +94,26 @@ def test_int8_weights_come_from_the_cache_the_second_time(nano: Embedder, monkey
     monkeypatch.setattr("udever.engine.loading.quantize", lambda _: pytest.fail("quantised again"))
     again = Embedder.load("udever-nano", precision="int8", device="cpu").embed(TEXTS)
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("broken", ["no folder", "full disk", "cut off"])
+def test_int8_does_without_a_cache(
+    nano: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def refuse(*args: object, **options: object) -> Path:
+        raise PermissionError("read-only")
+
+    expected = Embedder.load("udever-nano", precision="int8", device="cpu").embed(TEXTS)
+    monkeypatch.setattr(loading, "cached_assets_path", refuse if broken == "no folder" else lambda *_, **__: tmp_path)
+    if broken == "full disk":
+        monkeypatch.setattr(loading, "save_file", refuse)
+    for _ in range(2):
+        if broken == "cut off":
+            for file in tmp_path.iterdir():
+                file.write_bytes(file.read_bytes()[:1000])
+        again = Embedder.load("udever-nano", precision="int8", device="cpu").embed(TEXTS)
+        np.testing.assert_array_equal(again, expected)
+    assert len(list(tmp_path.iterdir())) == (broken == "cut off"), "nothing half-written is left"
 
 
 def test_the_roles_differ_and_vectors_are_unit(model: Embedder) -> None:
@@ -238,12 +265,29 @@ def test_bad_options_are_named(model: Embedder, options: dict[str, object]) -> N
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"precision": "fp8"}, "'fp8'"), ({"device": "tpu"}, "'tpu'"), ({"device": "cuda:0"}, "CUDA")],
+    [({"precision": "fp8"}, "'fp8'"), ({"device": "cpu:x"}, "'cpu:x'"), ({"device": "cuda:0"}, "CUDA")],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="one case is the absence of CUDA")
 def test_bad_hardware_is_named(tiny_checkpoint: Path, option: dict[str, str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Embedder.load(str(tiny_checkpoint), **option)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, asked: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    if asked == 0:
+        assert loading.resolve_device("cuda:0") == torch.device("cuda:0")
+        return
+    with pytest.raises(OptionError, match=r"'cuda:1': this machine's last one is cuda:0"):
+        loading.resolve_device("cuda:1")
+
+
+@pytest.mark.parametrize("built_in", [True, False])
+def test_a_revision_of_what_is_no_hub_model_is_refused(tiny_checkpoint: Path, built_in: bool) -> None:
+    with pytest.raises(OptionError, match=r"has no revision 'v2'"):
+        Embedder.load("udever-nano" if built_in else str(tiny_checkpoint), revision="v2")
 
 
 def test_progress_is_shown_when_asked(model: Embedder, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """int8 layers: every kernel against the whole numbers it stands for, token independence, rows that stay as they are."""
 
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from udever.model.int8 import (
     COARSE,
     EMULATED,
     FBGEMM,
-    FBGEMM_MAX,
     ONEDNN,
+    PAIR_MAX,
     ZERO_POINT,
     Int8Linear,
     Kernel,
@@ -25,8 +25,8 @@ from udever.model.int8 import (
 from udever.model.linear import runs
 from udever.model.precision import make_linear
 
-KERNELS = {"onednn": (ONEDNN, int8.INT8_MAX), "fbgemm": (FBGEMM, FBGEMM_MAX), "emulated": (EMULATED, int8.INT8_MAX)}
-HERE = [name for name, (kernel, _) in KERNELS.items() if runs(lambda kernel=kernel: int8._probe(kernel))]
+KERNELS = {"onednn": ONEDNN, "fbgemm": FBGEMM, "emulated": EMULATED}
+HERE = [name for name, kernel in KERNELS.items() if runs(partial(int8._probe, kernel))]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -34,43 +34,53 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(params=HERE)
-def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Kernel, int]]:
-    """Each kernel that runs here, made the one that layers use, and its largest activation."""
-    chosen, largest = KERNELS[request.param]
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """Each kernel that runs here, made the one that layers use."""
+    chosen = KERNELS[request.param]
     monkeypatch.setattr(int8, "native_kernel", lambda: chosen)
-    yield chosen, largest
+    return chosen
 
 
 def test_this_machine_has_the_kernel_that_its_instructions_allow() -> None:
     assert "emulated" in HERE
-    fastest = native_kernel()
-    assert fastest is (KERNELS[HERE[0]][0] if HERE[0] != "emulated" else None)
+    assert native_kernel() is (KERNELS[HERE[0]] if HERE[0] != "emulated" else None)
     if torch.backends.cpu.get_cpu_capability() == "AVX2" and "fbgemm" in torch.backends.quantized.supported_engines:
-        assert fastest is FBGEMM
+        assert native_kernel() is not None
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
-def test_a_kernel_gives_the_sums_of_its_whole_numbers(kernel: tuple[Kernel, int], rows: int) -> None:
-    chosen, largest = kernel
+def test_a_kernel_gives_the_sums_of_its_whole_numbers(kernel: Kernel, rows: int) -> None:
     weight, x = draw(256, 128), draw(rows, 128, seed=1) * torch.logspace(-3, 3, rows)[:, None]
     quantized = quantize_weight(weight)
-    product, token_scales = chosen.product(x, chosen.pack(quantized.weight, quantized.scales))
-    scale = x.abs().amax(1, keepdim=True) / largest
+    product, token_scales = kernel.product(x, kernel.pack(quantized.weight, quantized.scales))
+    scale = x.abs().amax(1, keepdim=True) / 127
     expected = (x / scale).round().double() @ quantized.weight.double().T * quantized.scales.double() * scale
-    loudest = x.abs().amax(1, keepdim=True).double()
     # a number halfway between two whole ones may go either way
-    assert ((product * token_scales - expected).abs() / loudest).max() <= 2 * quantized.scales.max() * 127 / largest
-    assert (product * token_scales - expected).norm() / expected.norm() <= 2e-3
+    assert ((product * token_scales - expected).abs() / scale).max() <= 2 * quantized.scales.max() * 127
+    assert (product * token_scales - expected).norm() / expected.norm() <= 1e-3
 
 
-def test_the_largest_products_do_not_saturate(kernel: tuple[Kernel, int]) -> None:
-    chosen, _ = kernel
-    weight = torch.full((64, 256), 127, dtype=torch.int8)
-    weight[1::2] = -127
+def test_the_largest_products_do_not_saturate(kernel: Kernel) -> None:
+    """The loudest activations against weights whose neighbours come as near to the limit as they may."""
+    weight = draw(64, 256, seed=3).abs() + 1
+    weight[1::2] = -weight[1::2]
+    quantized = quantize_weight(weight)
+    pairs = quantized.weight.int().abs().view(64, -1, 2).sum(-1)
+    assert pairs.amax() >= PAIR_MAX - 1
     x = torch.ones(5, 256)
     x[1] = -1
-    product, token_scales = chosen.product(x, chosen.pack(weight, torch.ones(64)))
-    torch.testing.assert_close(product * token_scales, x.sum(1, keepdim=True) * weight[:, 0].float())
+    product, token_scales = kernel.product(x, kernel.pack(quantized.weight, torch.ones(64)))
+    torch.testing.assert_close(product * token_scales, x[:, :1] * quantized.weight.float().sum(1))
+
+
+@settings(deadline=None, max_examples=30)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 33), seed=st.integers(0, 9999), power=st.floats(0.3, 6))
+def test_neighbouring_weights_never_come_to_more_than_128(rows: int, columns: int, seed: int, power: float) -> None:
+    weight = draw(rows, columns, seed=seed)
+    quantized = quantize_weight(weight.sign() * weight.abs() ** power)
+    pairs = torch.nn.functional.pad(quantized.weight.int().abs(), (0, columns % 2)).view(rows, -1, 2).sum(-1)
+    assert pairs.max() <= 128
+    assert pairs.amax(1).min() >= PAIR_MAX - 1, "the range is filled"
 
 
 @settings(deadline=None, max_examples=30)
@@ -83,12 +93,11 @@ def test_int8_rows_do_not_see_each_other(rows: int, seed: int, spread: float) ->
     torch.testing.assert_close(layer(loud)[:rows], torch.cat([layer(row[None]) for row in x]), atol=1e-5, rtol=1e-5)
 
 
-def test_quantised_numbers_fill_the_range() -> None:
+def test_quantised_numbers_are_near_the_numbers() -> None:
     weight, x = draw(24, 64) / 8, draw(50, 64, seed=1)
     quantized = quantize_weight(weight)
     assert quantized.weight.dtype == torch.int8
-    assert (quantized.weight.abs().amax(1) == 127).all()
-    atol = quantized.scales.max().item() / 2
+    atol = quantized.scales.max().item() / 2 * 1.001
     torch.testing.assert_close(quantized.weight.float() * quantized.scales[:, None], weight, atol=atol, rtol=0)
     x_u8, token_scales = quantize_tokens(x)
     x_q = x_u8.float() - ZERO_POINT
@@ -96,7 +105,7 @@ def test_quantised_numbers_fill_the_range() -> None:
     assert (x_q * token_scales - x).abs().max() <= token_scales.max() / 2 * 1.001
 
 
-def test_ordinary_rows_become_int8_and_rows_under_one_large_weight_stay(kernel: tuple[Kernel, int]) -> None:
+def test_ordinary_rows_become_int8_and_rows_under_one_large_weight_stay(kernel: Kernel) -> None:
     """With one weight 40 times the others, 127 steps leave the others three; so such a row is computed as it is."""
     weight, bias, x = draw(48, 256), draw(48, seed=1), draw(9, 256, seed=2)
     weight[[3, 20, 47], [0, 9, 9]] = 120
@@ -115,7 +124,7 @@ def test_ordinary_rows_become_int8_and_rows_under_one_large_weight_stay(kernel: 
     assert ((rounded - weight).norm(dim=1) / weight.norm(dim=1))[[3, 20, 47]].min() > COARSE
 
 
-def test_a_row_of_zeros_quantises_to_zeros(kernel: tuple[Kernel, int]) -> None:
+def test_a_row_of_zeros_quantises_to_zeros(kernel: Kernel) -> None:
     x_u8, scale = quantize_tokens(torch.zeros(2, 8))
     assert (x_u8 == ZERO_POINT).all()
     assert torch.isfinite(scale).all()

@@ -106,14 +106,15 @@ def embed(
     keywords = {**shaping.keywords(), "role": role, "normalize": not raw, "block_texts": BLOCK_TEXTS}
     if batch_tokens is not None:
         keywords["batch_tokens"] = batch_tokens
-    header = _header(model, keywords)
+    header, feed = _header(model, keywords), _Feed(source)
+    blocks = model.embed_iter(feed.texts(), **keywords)  # refuses options that cannot be before anything is written
     started = time.perf_counter()
     with (
         open_writer(output, header, with_text=text) as writer,
         _progress(source, shown=sys.stderr.isatty() if progress is None else progress) as bar,
     ):
         count = 0
-        for records, vectors in _embedded(model, source, keywords):
+        for records, vectors in _with_records(blocks, feed):
             writer.write(records, vectors)
             bar.update(records)
             count += len(records)
@@ -147,11 +148,10 @@ def _refuse_unknown_options(files: Sequence[str]) -> None:
             )
 
 
-def _embedded(model: "Embedder", source: Inputs, keywords: dict[str, Any]) -> Iterator[tuple[list[Record], Any]]:
+def _with_records(blocks: Iterator[Any], feed: "_Feed") -> Iterator[tuple[list[Record], Any]]:
     """(records, float32 [len(records), d]) block by block, in order."""
-    feed = _Feed(source)
     try:
-        for vectors in model.embed_iter(feed.texts(), **keywords):
+        for vectors in blocks:
             yield feed.take(len(vectors)), vectors
     except InputError as error:
         raise _placed(error, feed) from error

@@ -28,7 +28,7 @@ from udever.model.precision import Precision
 from udever.tokenizer import ROLES, TRUNCATIONS, Role, Truncate, require_text
 
 BATCH_TOKENS = 2048
-"""Tokens the model sees at once: what 2 cores like best; a GPU wants more, see docs/performance.md."""
+"""Tokens the model sees at once: what 2 cores like best; a GPU wants more (the benchmark gives it 32768)."""
 BLOCK_TEXTS = 8192
 """Texts sorted by length together; also what `embed_iter` yields at once."""
 

@@ -4,7 +4,9 @@ Invariant: what cannot be a Udever embedder is refused here, each reason with it
 The token table is never copied; all deltas of a base share its quantised weights on disk: biases are not quantised.
 """
 
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from udever.engine import registry
 from udever.engine.deltas import TABLE, Moved
+from udever.engine.folders import whole_file
 from udever.engine.locating import locate
 from udever.engine.registry import Manifest
 from udever.errors import OptionError
@@ -90,29 +93,31 @@ def own_rows(moved: Moved) -> OwnRows | None:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is cuda if there is one, else cpu."""
+    """`auto` is cuda if there is one, else cpu. Raises `OptionError`: no such device, or not on this machine."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind = device.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
         raise OptionError(f"device {device!r} does not exist", hint="choose auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
         raise OptionError(f"device {device!r}: this PyTorch sees no CUDA device", hint="choose cpu or auto")
-    return torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"device {device!r}: this machine's last one is cuda:{torch.cuda.device_count() - 1}")
+    return chosen
 
 
 def _int8_tensors(checkpoint: Checkpoint, names: Iterable[str], digest: str) -> dict[str, Tensor]:
-    """The quantised tensors, from the disk cache under the weights' digest, or made now and put there."""
-    folder = Path(cached_assets_path("udever", namespace=INT8_CACHE))
-    path = folder / f"{digest}.safetensors"
-    if path.exists():
-        try:
+    """The quantised tensors, from the disk cache under the weights' digest, or made now and put there if it can be."""
+    path: Path | None = None
+    try:
+        path = Path(cached_assets_path("udever", namespace=INT8_CACHE)) / f"{digest}.safetensors"
+        if path.exists():
             with safe_open(path, framework="pt") as cached:
                 return {name: cached.get_tensor(name) for name in cached.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError:
-            path.unlink()  # cut off by a full disk: make it again
+    except (OSError, SafetensorError):  # no cache here, or a file that was cut off
+        pass
     quantized = quantize(checkpoint.tensors(names))
-    unfinished = folder / f"{digest}.{id(quantized)}.tmp"
-    save_file(quantized, unfinished)
-    unfinished.rename(path)
+    if path is not None:
+        with suppress(OSError, SafetensorError), whole_file(path) as unfinished:
+            save_file(quantized, unfinished)
     return quantized

@@ -11,7 +11,7 @@ from udever.engine import registry
 from udever.engine.deltas import Delta, Moved
 from udever.engine.hub import DELTA_FILE
 from udever.engine.registry import MANIFEST, Manifest, ModelSource
-from udever.errors import DeltaError, ModelNotFoundError
+from udever.errors import DeltaError, ModelNotFoundError, OptionError
 from udever.model.config import BloomConfig
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
@@ -98,8 +98,12 @@ def locate(name: str, *, revision: str | None = None, token: str | None = None, 
         The errors of `registry.resolve` and `Delta.open`.
         ModelNotFoundError: the base is missing; says which delta needs it.
         DeltaError: the base is a delta itself.
+        OptionError: a revision of what is no hub model.
     """
     source = registry.resolve(name, revision=revision, token=token, as_base=as_base)
+    if revision is not None and source.kind != "hub":
+        what = "is built in" if source.kind == "built-in" else f"is the folder {source.folder}"
+        raise OptionError(f"{name!r} {what}, which has no revision {revision!r}", hint="only hub models have revisions")
     if not (source.folder / DELTA_FILE).is_file():
         return Located(source=source, base=source)
     delta = Delta.open(source.folder)

@@ -152,8 +152,13 @@ FOLDED = 8
 """Channels appended: the summands, padded to what flash kernels want."""
 
 
+FLASH_CAPABILITY = (8, 0)
+"""Flash kernels want Ampere or newer."""
+
+
 def _flash_serves(x: Tensor) -> bool:
-    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and x.shape[-1] <= 256 - FOLDED
+    half = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and x.shape[-1] <= 256 - FOLDED
+    return half and torch.cuda.get_device_capability(x.device) >= FLASH_CAPABILITY
 
 
 def fold_queries(q_TND: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ def prepacking_pays() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and runs(lambda: _pack(torch.zeros(16, 16)))
 
 
+def _onednn_serves(x: Tensor) -> bool:
+    """In inference only: it has no gradient, and what training computes twice, kept or not, must come out the same."""
+    return x.is_cpu and x.dtype == torch.float32 and torch.is_inference_mode_enabled() and _has_onednn()
+
+
 @cache
 def _has_onednn() -> bool:
     return runs(lambda: _onednn(torch.ones(2, 64), torch.ones(64, 64), torch.ones(64), gelu=True))
@@ -74,9 +79,8 @@ class PlainLinear(Linear):
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in the weight's dtype."""
         x, bias = x.to(self.weight.dtype), self.bias.to(self.weight.dtype)
-        if x.is_cpu and x.dtype == torch.float32 and len(x) <= FEW_ROWS and not torch.is_grad_enabled():
-            if _has_onednn():
-                return _onednn(x, self.weight, bias, gelu=gelu)
+        if len(x) <= FEW_ROWS and _onednn_serves(x):
+            return _onednn(x, self.weight, bias, gelu=gelu)
         y = F.linear(x, self.weight, bias)
         return gelu_(y) if gelu else y
 

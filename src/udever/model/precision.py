@@ -23,8 +23,7 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 def resolve_precision(precision: str, *, device: torch.device) -> Precision:
     """`auto` is bf16 where the CPU or GPU has it, else fp32."""
     if precision == "auto":
-        has_bf16 = torch.cuda.is_bf16_supported() if device.type == "cuda" else native_bf16()
-        return "bf16" if has_bf16 else "fp32"
+        return "bf16" if _has_bf16(device) else "fp32"
     for known in PRECISIONS:
         if precision == known:
             return known
@@ -35,7 +34,12 @@ def activation_dtype(precision: Precision, *, device: torch.device) -> torch.dty
     """What linear layers put out, and attention computes in: bfloat16 where it is native, else float32."""
     if precision in ("fp32", "fp64"):
         return DTYPES[precision]
-    return torch.bfloat16 if device.type == "cuda" or native_bf16() else torch.float32
+    return torch.bfloat16 if _has_bf16(device) else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether its hardware multiplies bfloat16: GPUs do from Ampere on; PyTorch also counts those that emulate it."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else native_bf16()
 
 
 def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precision) -> Linear:
