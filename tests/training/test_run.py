@@ -9,21 +9,25 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from udever import Embedder
 from udever.catalog.manifests import read_scores
 from udever.errors import DivergedError, OptionError, RecipeError, RunChangedError, TrainingError
 from udever.tokenizer import UdeverTokenizer
-from udever.training import checkpoint, run
+from udever.training import checkpoint, run, verify
 from udever.training import recipe as recipes
 from udever.training.data.store_writer import TextExample, new_store
-from udever.training.recipe import Recipe
-from udever.training.session import Session, case, open_session
+from udever.training.objective import contrastive
+from udever.training.recipe import DistillPart, Recipe
+from udever.training.session import Session, case, not_certified, open_session
 from udever.training.step import schedule
 from udever.training.verify import certify
 
@@ -371,17 +375,54 @@ def test_only_biases_and_markers_move(session: Session, tmp_path: Path) -> None:
     assert all(torch.equal(buffer, frozen[n]) for n, buffer in session.base.model.named_buffers())
 
 
-def test_the_certificate_holds_and_a_wrong_step_loses_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_certificate_holds_and_labels_misaligned_on_one_rank_lose_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     certified = case(session, examples=6, max_tokens=24)
     certificates = certify(certified, processes=(1, 2))
     assert len(certificates) == 8
     assert all(certificate.holds for certificate in certificates), certificates
     assert max(certificate.relative_error for certificate in certificates) <= 1e-6
-    from udever.training import verify
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # as the processes shall import it, too
+    pairing = import_module("misaligned").Misaligned(**vars(certified.batch.pairing))
+    wrong = replace(certified, batch=replace(certified.batch, pairing=pairing))
+    assert not any(certificate.holds for certificate in certify(wrong, processes=(2,)))
+    assert all(certificate.holds for certificate in certify(wrong, processes=(1,))), "there is no rank 1"
 
-    honest = verify.Contrast
-    monkeypatch.setattr(verify, "Contrast", lambda *, temperature: honest(temperature=2 * temperature))
+
+@pytest.mark.parametrize("dropped", [{"temperature": 0.1}, {"both_ways": False}, {"prefixes": (32,)}])
+def test_the_certificate_is_of_the_recipes_own_loss(
+    dropped: dict[str, object], recipe_file: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe_file.read_text().replace("[contrast]", "[contrast]\nboth_ways = true\nprefixes = [16, 32]")
+    recipe_file.write_text(text)
+    with open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cpu") as session:
+        certified = case(session, examples=6, max_tokens=24)
+    assert all(certificate.holds for certificate in certify(certified, processes=(1,)))
+    monkeypatch.setattr(verify, "contrastive", lambda part: contrastive(structs.replace(part, **dropped)))
     assert not any(certificate.holds for certificate in certify(certified, processes=(1,)))
+
+
+def test_the_certificate_says_what_it_does_not_cover(
+    recipe_file: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from udever.cli.train import train as train_command
+
+    monkeypatch.setattr(verify, "certify", partial(certify, processes=(1,)))
+
+    def said(*, as_json: bool = False) -> str:
+        assert train_command(recipe_file, data=data, verify=True, device="cpu", precision="fp32", as_json=as_json) == 0
+        return capsys.readouterr().out
+
+    assert "not covered" not in said()
+    recipe_file.write_text(recipe_file.read_text().replace("max_tokens", 'tune = "last:1"\nmax_tokens', 1))
+    assert "not covered: the gradients of matrices and norms' weights, which tune 'last:1' moves" in said()
+    assert all("tune 'last:1'" in row["not_covered"][0] for row in json.loads(said(as_json=True)))
+    with open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cpu") as session:
+        distilled = structs.replace(session.recipe, objective="distill", distill=DistillPart(targets="t"))
+        uncovered = not_certified(replace(session, recipe=distilled))
+    assert uncovered[0].startswith("the distillation loss: ")
+    assert len(uncovered) == 2
 
 
 @pytest.mark.parametrize(

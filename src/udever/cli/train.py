@@ -143,16 +143,19 @@ def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -
 
 
 def _verify(session: "Session", *, as_json: bool) -> int:
-    from udever.training.session import case
+    from udever.training.session import case, not_certified
     from udever.training.verify import certify
 
     certificates = certify(case(session, examples=8, max_tokens=64))
     if as_json:
-        rows = [{**vars(certificate), "holds": certificate.holds} for certificate in certificates]
+        beside = {"not_covered": not_certified(session)}
+        rows = [{**vars(certificate), "holds": certificate.holds} | beside for certificate in certificates]
         print(json.dumps(rows))
     else:
         for certificate in certificates:
             print(_line(certificate))
+        for what in not_certified(session):
+            print(f"not covered: {what}")
     return 0 if all(certificate.holds for certificate in certificates) else 1
 
 

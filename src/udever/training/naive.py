@@ -31,17 +31,32 @@ def info_nce(
     positive: Sequence[int],
     excluded: Sequence[tuple[int, int]],
     temperature: float,
+    prefixes: Sequence[int] = (),
+    both_ways: bool = False,
 ) -> Tensor:
-    """The mean over queries of -log(exp(s+ / t) / sum of exp(s / t)), s being cosines."""
-    total = queries[0].new_zeros(())
-    for row, query in enumerate(queries):
-        scores = {
-            column: (query @ document) / (query.norm() * document.norm()) / temperature
-            for column, document in enumerate(documents)
-            if (row, column) not in excluded
-        }
-        total = total - scores[positive[row]] + torch.logsumexp(torch.stack(list(scores.values())), 0)
-    return total / len(queries)
+    """The mean over queries of -log(exp(s+ / t) / sum of exp(s / t)), s being cosines.
+
+    Args:
+        prefixes: also of the vectors' first so many numbers; the mean over all sizes.
+        both_ways: each positive also asks for its query among the queries; the mean of both ways.
+    """
+    losses = []
+    for size in (len(queries[0]), *prefixes):
+        of_query: list[dict[int, Tensor]] = [{} for _ in queries]
+        of_document: list[dict[int, Tensor]] = [{} for _ in documents]
+        for row, query in enumerate(queries):
+            for column, document in enumerate(documents):
+                if (row, column) not in excluded:
+                    q, d = query[:size], document[:size]
+                    cosine = (q @ d) / (q.norm() * d.norm())
+                    of_query[row][column] = of_document[column][row] = cosine / temperature
+        losses += [_surprise(of_query[row], right=column) for row, column in enumerate(positive)]
+        losses += [_surprise(of_document[column], right=row) for row, column in enumerate(positive) if both_ways]
+    return torch.stack(losses).mean()
+
+
+def _surprise(scores: Mapping[int, Tensor], *, right: int) -> Tensor:
+    return torch.logsumexp(torch.stack(list(scores.values())), 0) - scores[right]
 
 
 def _block(config: BloomConfig, weights: Weights, name: str, hidden: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from udever.errors import RecipeError
 from udever.training.batches import StepBatch
 from udever.training.contrastive import Contrast, contrastive_loss
 from udever.training.distill import Targets, distill_loss
-from udever.training.recipe import Recipe
+from udever.training.recipe import ContrastPart, Recipe
 
 Watched = dict[str, float]
 
@@ -27,9 +27,8 @@ class Objective(Protocol):
         """The loss of a step counted from 0."""
 
 
-def contrastive(recipe: Recipe) -> Objective:
-    """InfoNCE with the recipe's temperature and prefixes."""
-    part = recipe.contrast
+def contrastive(part: ContrastPart) -> Objective:
+    """InfoNCE with a recipe's temperature and prefixes, one way or both."""
     contrast = Contrast(temperature=part.temperature, prefixes=part.prefixes, both_ways=part.both_ways)
 
     def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:  # noqa: ARG001
@@ -45,7 +44,7 @@ def distill(recipe: Recipe, targets: Targets) -> Objective:
     part = recipe.distill
     if part is None:  # Recipe refuses that
         raise RecipeError("objective distill needs a [distill] table")
-    contrast = contrastive(recipe)
+    contrast = contrastive(recipe.contrast)
 
     def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:
         loss, watched = distill_loss(

@@ -122,7 +122,7 @@ def open_session(
             base.model,
             parameters=parameters,
             batches=batches,
-            objective=contrastive(recipe) if targets is None else distill(recipe, targets),
+            objective=contrastive(recipe.contrast) if targets is None else distill(recipe, targets),
             recipe=recipe,
             world=here,
             device=chosen,
@@ -150,8 +150,30 @@ def case(session: Session, *, examples: int, max_tokens: int) -> Case:
         tensors=session.base.tensors(),
         marker_ids=session.base.tokenizer.marker_ids,
         batch=_smaller(batch, examples=min(examples, batch.queries), max_tokens=max_tokens),
-        temperature=session.recipe.contrast.temperature,
+        contrast=session.recipe.contrast,
     )
+
+
+def not_certified(session: Session) -> list[str]:
+    """What the recipe and its run do that a certificate does not look at."""
+    recipe, precision = session.recipe, session.identity.precision
+    beside = recipe.distill and recipe.distill.contrast_weight
+    return [
+        what
+        for applies, what in (
+            (
+                recipe.objective == "distill",
+                f"the distillation loss: compared is the contrastive one {'beside it' if beside else 'instead'}",
+            ),
+            (
+                recipe.tune != "bitfit",
+                f"the gradients of matrices and norms' weights, which tune {recipe.tune!r} moves: compared are those of"
+                " biases and markers",
+            ),
+            (precision != "fp32", f"products in {precision}: compared is a step in fp32 and fp64, on the CPU"),
+        )
+        if applies
+    ]
 
 
 def _smaller(batch: StepBatch, *, examples: int, max_tokens: int) -> StepBatch:

@@ -1,7 +1,7 @@
 """The certificate: a real step's gradient beside the naive one in float64.
 
     naive: each text alone, all in float64, the loss by its definition   (naive.py)
-    real:  packed, chunked, cached, shared out over processes            (gradcache.py)
+    real:  packed, chunked, cached, shared out over processes, the recipe's contrastive loss   (gradcache.py)
 
 Invariant: the two share no code but the ALiBi slopes; what they agree on is right, or wrong twice in the same way.
 """
@@ -20,16 +20,21 @@ from udever.model.config import BloomConfig
 from udever.training import naive
 from udever.training.batches import StepBatch
 from udever.training.bitfit import unfreeze
-from udever.training.contrastive import Contrast, contrastive_loss
 from udever.training.distributed import World, world
 from udever.training.gradcache import accumulate
 from udever.training.memory import MemoryPlan
+from udever.training.objective import Watched, contrastive
+from udever.training.recipe import ContrastPart
 
 TABLE = "word_embeddings.weight"
 TOLERANCES = {"fp64": 1e-12, "fp32": 1e-6}
 """Relative error of the whole gradient, by norm, that a certificate allows; in float32 also twice that of the naive
 step in float32, because a deep model's roundings alone may be more."""
 CHUNK_TOKENS = 256
+WAYS = tuple((precision, cached) for precision in TOLERANCES for cached in (False, True))
+"""In what precision a step is done, and whether each chunk is embedded twice."""
+Gradients = dict[tuple[str, bool], dict[str, Tensor]]
+"""By way, then by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,8 @@ class Case:
     """A checkpoint's, float32, the token table included."""
     marker_ids: tuple[int, ...]
     batch: StepBatch
-    temperature: float
+    contrast: ContrastPart
+    """The loss; the naive step reads it for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +77,19 @@ def certify(case: Case, *, processes: Sequence[int] = (1, 2)) -> list[Certificat
     allowed = {"fp64": TOLERANCES["fp64"], "fp32": max(TOLERANCES["fp32"], 2 * roundings)}
     certificates = []
     for count in processes:
-        for precision in TOLERANCES:
-            for cached in (False, True):
-                found = real_gradient(case, precision=precision, cached=cached, processes=count)
-                whole, worst, worst_error = _errors(found, expected)
-                certificates.append(
-                    Certificate(
-                        precision=precision,
-                        processes=count,
-                        cached=cached,
-                        relative_error=whole,
-                        worst_tensor=worst,
-                        worst_error=worst_error,
-                        allowed=allowed[precision],
-                    )
+        for (precision, cached), found in real_gradients(case, processes=count).items():
+            whole, worst, worst_error = _errors(found, expected)
+            certificates.append(
+                Certificate(
+                    precision=precision,
+                    processes=count,
+                    cached=cached,
+                    relative_error=whole,
+                    worst_tensor=worst,
+                    worst_error=worst_error,
+                    allowed=allowed[precision],
                 )
+            )
     return certificates
 
 
@@ -99,7 +103,9 @@ def naive_gradient(case: Case, *, dtype: torch.dtype = torch.float64) -> dict[st
         vectors[first_document:],
         positive=pairing.positive.tolist(),
         excluded=[(int(row), int(column)) for row, column in pairing.excluded],
-        temperature=case.temperature,
+        temperature=case.contrast.temperature,
+        prefixes=case.contrast.prefixes,
+        both_ways=case.contrast.both_ways,
     )
     loss.backward()
     gradients = {name: w.grad for name, w in weights.items() if name.endswith(".bias") and w.grad is not None}
@@ -109,28 +115,26 @@ def naive_gradient(case: Case, *, dtype: torch.dtype = torch.float64) -> dict[st
     return gradients
 
 
-def real_gradient(case: Case, *, precision: str, cached: bool, processes: int) -> dict[str, Tensor]:
-    """The same by the system's own step."""
+def real_gradients(case: Case, *, processes: int) -> Gradients:
+    """The same by the system's own step, in each of `WAYS`."""
     if processes == 1:
-        return _step(case, precision, cached, World())
+        return {way: _step(case, *way, World()) for way in WAYS}
     with multiprocessing.get_context("spawn").Manager() as manager:
         answer = manager.dict()
-        arguments = (case, precision, cached, processes, _free_port(), answer)
+        arguments = (case, processes, _free_port(), answer)
         start_processes(_process, arguments, nprocs=processes, start_method="spawn")
         return dict(answer)
 
 
-def _process(
-    rank: int, case: Case, precision: str, cached: bool, processes: int, port: int, answer: dict[str, Tensor]
-) -> None:
+def _process(rank: int, case: Case, processes: int, port: int, answer: Gradients) -> None:
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     with world() as here:
-        gradient = _step(case, precision, cached, here)
+        gradients = {way: _step(case, *way, here) for way in WAYS}
         if here.is_main:
-            answer.update(gradient)
+            answer.update(gradients)
 
 
 def _step(case: Case, precision: str, cached: bool, here: World) -> dict[str, Tensor]:
@@ -147,11 +151,10 @@ def _step(case: Case, precision: str, cached: bool, here: World) -> dict[str, Te
     )
     parameters = unfreeze(model, tune="bitfit")
 
-    def loss_of(embeddings: Tensor) -> tuple[Tensor, None]:
-        first_document = case.batch.queries
-        contrast = Contrast(temperature=case.temperature)
-        queries, documents = embeddings[:first_document], embeddings[first_document:]
-        return contrastive_loss(queries, documents, pairing=case.batch.pairing, contrast=contrast)[0], None
+    objective = contrastive(case.contrast)
+
+    def loss_of(embeddings: Tensor) -> tuple[Tensor, Watched]:
+        return objective(embeddings, case.batch, step=0)
 
     plan = MemoryPlan(chunk_tokens=CHUNK_TOKENS, cached=cached, recompute=False)
     accumulate(model, case.batch.sequences, loss_of, plan=plan, world=here, device=torch.device("cpu"))
