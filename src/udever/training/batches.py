@@ -6,7 +6,7 @@ Invariant: a pure function of recipe, data and step, the same in every process; 
 Does not know: models, losses or files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from udever.tokenizer import Role
@@ -86,7 +86,7 @@ class Batches:
             pairing=Pairing.of(
                 list(range(len(queries))),
                 [self._mixture.stores[s].key(text_id) for s, text_id in documents],
-                [_known(store, index, example) for store, _, index, example in picked],
+                _known(picked),
             ),
         )
 
@@ -105,6 +105,11 @@ def document_role(example: Example) -> Role:
     return "query" if example.symmetric else "document"
 
 
-def _known(store: ExampleStore, index: int, example: Example) -> list[int]:
-    """What answers the query, in any example; and the query itself, which symmetric tasks have among the documents."""
-    return [*store.known_positives(index), store.key(example.query)]
+def _known(picked: Sequence[tuple[ExampleStore, int, int, Example]]) -> list[list[int]]:
+    """For each query what answers it in any example of its store, and of another store that the batch has it from too;
+    and the query itself, which symmetric tasks have among the documents."""
+    answers: dict[int, dict[int, None]] = {}
+    for store, _, index, example in picked:
+        query = store.key(example.query)
+        answers.setdefault(query, {query: None}).update(dict.fromkeys(store.known_positives(index)))
+    return [list(answers[store.key(example.query)]) for store, _, _, example in picked]
