@@ -27,7 +27,7 @@ from udever.training import recipe as recipes
 from udever.training.data.store_writer import TextExample, new_store
 from udever.training.objective import contrastive
 from udever.training.recipe import DistillPart, Recipe
-from udever.training.session import Session, case, not_certified, open_session
+from udever.training.session import Session, case, not_certified, open_session, products
 from udever.training.step import schedule
 from udever.training.verify import certify
 
@@ -323,6 +323,25 @@ def test_matrices_move_in_full_precision_only(recipe_file: Path, data: Path) -> 
         pass
     with open_session(recipes.load(recipe_file), data=data, precision="auto", device="cpu") as session:
         assert session.identity.precision == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "expected"),
+    [("cuda", "fp32", "tf32"), ("cuda", "bf16", "bf16"), ("cpu", "fp32", "fp32"), ("cpu", "bf16", "bf16")],
+)
+def test_fp32_on_cuda_is_tf32_while_training_runs(device: str, precision: str, expected: str) -> None:
+    with products(precision, torch.device(device)) as computed:
+        assert computed == expected
+        assert (torch.get_float32_matmul_precision() == "high") is (expected == "tf32")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.gpu
+def test_a_session_on_cuda_is_in_tf32_and_says_so(recipe_file: Path, data: Path) -> None:
+    with open_session(recipes.load(recipe_file), data=data, precision="fp32", device="cuda") as session:
+        assert session.identity.precision == "tf32"
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class Identity:
     """Digest of what training starts from: the base's weights, and a delta on them if the base is one."""
     processes: int
     precision: str
+    """What products are made in: fp32, bf16 or tf32."""
     chunk_tokens: int | None
     """Tokens the model sees at once, which decides in what order gradients are summed; None: the run is from before
     this was noted."""

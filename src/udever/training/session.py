@@ -7,7 +7,7 @@ Does not know: the command line.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,10 @@ def open_session(
     Raises:
         TrainingError, ModelError: what cannot be trained, each with its reason.
     """
-    with world() as here:
+    with world() as here, ExitStack() as settings:
         chosen = _device(device, here)
         exact = _precision(precision, recipe, chosen)
+        computed = settings.enter_context(products(exact, chosen))
         base = load_base(recipe.base, precision=exact, device=chosen, markers=recipe.markers)
         _require_prefixes(recipe, base)
         stores = [_store(data / part.path, base, recipe) for part in recipe.data]
@@ -134,12 +135,29 @@ def open_session(
             data=(*(store.digest for store in stores), *([] if targets is None else [targets.digest])),
             base=base.digest,
             processes=here.size,
-            precision=exact,
+            precision=computed,
             chunk_tokens=chunk_tokens,
         )
         yield Session(
             recipe=recipe, base=base, stores=stores, batches=batches, trainer=trainer, world=here, identity=identity
         )
+
+
+@contextmanager
+def products(precision: str, device: torch.device) -> Iterator[str]:
+    """While inside, fp32 products on CUDA are made in tf32, as the published models' were; gives what they are made in.
+
+    The weights stay float32, and so do sums. It is PyTorch's own setting, and so holds for all that runs meanwhile.
+    """
+    if device.type != "cuda" or precision != "fp32":
+        yield precision
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def case(session: Session, *, examples: int, max_tokens: int) -> Case:
