@@ -132,6 +132,18 @@ def test_a_network_that_fails_once_costs_one_read(
     reader.close()
 
 
+def test_a_damaged_page_is_told_in_one_line_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"fox {i}" for i in range(2000)]}), path, compression="none")
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + b"\xff" * 56 + data[60:])
+    [shard] = make_plan([describe(*find([str(path)]))], limits=Options().limits, columns=("text",)).shards
+    with pytest.raises(OSError, match=r"cannot be read: .*page header") as raised:
+        Reader(text_columns=("text",), carried=pa.schema([]), texts_only=True).read(shard)
+    assert raised.value.filename == str(path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_kill_between_shards_of_long_rows(do: Callable, tree: Callable, tmp_path: Path) -> None:
     """The run that goes on begins to read where the other one was in the middle."""
     write_groups(tmp_path / "a.parquet", GROUPS)

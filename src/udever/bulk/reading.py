@@ -63,8 +63,9 @@ class Reader:
         except BaseException as error:
             self.close()  # where in the file reading stopped is not known
             if isinstance(error, OSError) and not error.strerror:
-                # A timeout, or what Arrow says of some damaged pages: a sentence that names no file.
-                raise OSError(errno.EIO, f"cannot be read: {error}", shard.input.found.name) from error
+                # A timeout, or what Arrow says of some damaged pages: sentences that name no file.
+                said = " ".join(str(error).split())
+                raise OSError(errno.EIO, f"cannot be read: {said}", shard.input.found.name) from error
             raise
 
     def close(self) -> None:
