@@ -21,12 +21,14 @@ from sqlalchemy import exc, insert, select, text
 from udever.errors import OptionError
 from udever.server.account_errors import (
     PepperError,
+    StorePermissionError,
     StoreUnavailableError,
     StoreUrlError,
     StoreVersionError,
     UnknownKeyError,
 )
 from udever.server.accounts import Accounts, open_accounts
+from udever.server.errors import fault_of
 from udever.server.pepper import find_pepper
 from udever.server.schema import accounts as accounts_table
 from udever.server.schema import metadata
@@ -209,6 +211,60 @@ def test_postgres_gone_is_unavailable_and_comes_back(request: pytest.FixtureRequ
             cluster.start()
         assert _eventually(lambda: accounts.ledger.topup("acme", microcredits=1)) == 1
         assert accounts.ledger.audit().sound
+
+
+@pytest.mark.postgres
+def test_a_postgres_that_became_read_only_is_unavailable_and_comes_back(cluster: Any, postgres_url: str) -> None:
+    """As after a failover: what answers now is a standby."""
+    with open_accounts(postgres_url, pepper=PEPPER) as accounts:
+        accounts.keys.create(account="acme")
+        name = _name(postgres_url)
+        for read_only in (True, False):
+            cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {'on' if read_only else 'off'}")
+            cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+            if read_only:
+                with pytest.raises(StoreUnavailableError):  # the connection ends
+                    accounts.ledger.topup("acme", microcredits=1)
+                with pytest.raises(StoreUnavailableError, match="read-only") as refusal:
+                    accounts.ledger.topup("acme", microcredits=1)
+                assert accounts.ledger.balance("acme") == 0
+                assert fault_of(refusal.value).status == 503
+                assert int(fault_of(refusal.value).headers["retry-after"]) >= 1
+        assert _eventually(lambda: accounts.ledger.topup("acme", microcredits=1)) == 1
+        assert accounts.ledger.audit().sound
+
+
+@pytest.mark.postgres
+def test_a_transaction_that_the_server_ended_is_unavailable(postgres_url: str) -> None:
+    with Store.open(postgres_url) as store:
+
+        def sleep_inside() -> None:
+            with store.write() as connection:
+                connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 50"))
+                time.sleep(0.5)
+                connection.execute(text("SELECT 1"))
+
+        with pytest.raises(StoreUnavailableError):
+            sleep_inside()
+        with store.write() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.postgres
+def test_a_right_that_is_missing_is_said_with_the_way_out(cluster: Any, postgres_url: str) -> None:
+    cluster.execute("CREATE ROLE weak LOGIN")
+    try:
+        open_accounts(postgres_url, pepper=PEPPER).close()
+        with pytest.raises(StorePermissionError, match=r"permission denied .* GRANT") as refusal:
+            open_accounts(postgres_url.replace("udever@", "weak@"), pepper=PEPPER)
+        assert fault_of(refusal.value).status == 503
+        assert "GRANT" not in fault_of(refusal.value).message  # that is the operator's business
+    finally:
+        cluster.execute("DROP ROLE weak")
+
+
+def _name(postgres_url: str) -> str:
+    return postgres_url.partition("@/")[2].partition("?")[0]
 
 
 def _eventually(action: Callable[[], int]) -> int:

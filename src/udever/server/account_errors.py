@@ -13,7 +13,8 @@ AccountError
 ├── PepperError              the pepper is missing, unreadable or not the one this database was set up with
 ├── StoreUrlError            not a database URL we know
 ├── StoreVersionError        the database was written by a newer udever
-└── StoreUnavailableError    the database is locked, full or gone; trying again later may help
+└── StoreUnavailableError    the database is locked, full, read-only or gone; trying again later may help
+    └── StorePermissionError   its user may not do there what udever must; an operator can grant it
 
 Invariant: no message holds a secret, a text or a database password.
 This module does not know HTTP: which status an error becomes is decided where the answers are written.
@@ -170,6 +171,16 @@ class StoreUnavailableError(AccountError):
 
     code = "store_unavailable"
 
-    def __init__(self, cause: str, *, retry_after_seconds: float = 1.0) -> None:
-        super().__init__(f"the accounts database is not available: {cause}", hint="try again in a moment")
+    def __init__(self, cause: str, *, retry_after_seconds: float = 1.0, hint: str = "try again in a moment") -> None:
+        super().__init__(f"the accounts database is not available: {cause}", hint=hint)
         self.retry_after_seconds = retry_after_seconds
+
+
+class StorePermissionError(StoreUnavailableError):
+    """The database works, but udever's user lacks a right in it."""
+
+    code = "store_forbidden"
+
+    def __init__(self, cause: str) -> None:
+        what = "CREATE and USAGE on the schema, and ALL on its tables and sequences"
+        super().__init__(cause, hint=f"as the database's owner, GRANT the user in its URL {what}")

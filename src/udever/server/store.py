@@ -22,13 +22,20 @@ from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from udever.errors import OptionError
-from udever.server.account_errors import StoreUnavailableError, StoreUrlError, StoreVersionError
+from udever.server.account_errors import (
+    StorePermissionError,
+    StoreUnavailableError,
+    StoreUrlError,
+    StoreVersionError,
+)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0002"
 """The newest migration; a database that has it needs no upgrade, and then alembic is not even imported."""
 UPGRADE_LOCK = 0x7564_6576_6572
 """PostgreSQL advisory lock under which one replica upgrades while the others wait."""
+INSUFFICIENT_PRIVILEGE = "42501"
+"""PostgreSQL's code for a right that the user lacks; the driver counts it among the errors of programs."""
 
 
 class Store:
@@ -200,16 +207,19 @@ def _upgrade(connection: Connection) -> None:
 
 @contextmanager
 def _unavailable() -> Iterator[None]:
-    """Locked, full, gone or damaged databases and an exhausted pool, in our words."""
+    """Locked, full, read-only, gone or damaged databases and an exhausted pool, in our words."""
     try:
         yield
     except exc.TimeoutError as error:
         raise StoreUnavailableError("no connection became free in time") from error
     except exc.DataError as error:
         raise OptionError("the database cannot keep one of these values", hint="is there a NUL character?") from error
-    except exc.DatabaseError as error:
-        if isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError:
-            raise StoreUnavailableError(" ".join(str(error.orig).split())) from error
+    except (exc.DatabaseError, exc.InterfaceError) as error:
+        cause = " ".join(str(error.orig).split())
+        if getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+            raise StorePermissionError(cause) from error
+        # Internal: in PostgreSQL's words also a database that is read-only now, or a transaction it has ended
+        away = isinstance(error, (exc.OperationalError, exc.InternalError, exc.InterfaceError))
+        if away or type(error) is exc.DatabaseError:
+            raise StoreUnavailableError(cause) from error
         raise
-    except exc.InterfaceError as error:
-        raise StoreUnavailableError(" ".join(str(error.orig).split())) from error

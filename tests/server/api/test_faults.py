@@ -140,3 +140,34 @@ def test_postgresql_gone_for_five_seconds(
         audit = accounts.ledger.audit()
         assert (audit.sound, audit.open_requests) == (True, 0)
         assert accounts.ledger.balance("a") == 10**9 - tokens
+
+
+@pytest.mark.postgres
+def test_postgresql_read_only_for_a_while(
+    start_server: Callable[..., Any], cluster: Any, postgres_url: str, wait_until: Callable[..., None]
+) -> None:
+    pepper, name = "a pepper for tests only", postgres_url.partition("@/")[2].partition("?")[0]
+    with open_accounts(postgres_url, pepper=pepper) as accounts:
+        headers = key_with_credit(accounts)
+
+    def set_read_only(value: str) -> None:
+        cluster.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
+        cluster.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+    server = start_server(env={"UDEVER_DATABASE_URL": postgres_url, "UDEVER_PEPPER": pepper})
+    with httpx.Client(base_url=server.url, headers=headers, timeout=60) as client:
+        spent = [embed(client, "before")]
+        wait_until(lambda: client.get("/metrics").text.count('outcome="settled"') > 0)
+        set_read_only("on")
+        for _ in range(5):
+            refused = embed(client, "meanwhile")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "store_unavailable")
+            assert int(refused.headers["retry-after"]) >= 1
+        set_read_only("off")
+        wait_until(lambda: (spent.append(embed(client, "after")) or spent[-1].status_code) == 200)
+    assert server.stop() == 0
+    tokens = sum(response.json()["usage"]["total_tokens"] for response in spent if response.status_code == 200)
+    with open_accounts(postgres_url, pepper=pepper) as accounts:
+        audit = accounts.ledger.audit()
+        assert (audit.sound, audit.open_requests) == (True, 0)
+        assert accounts.ledger.balance("a") == 10**9 - tokens
