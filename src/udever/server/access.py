@@ -16,12 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from udever.server.account_errors import (
-    InsufficientCreditError,
-    InvalidKeyError,
-    RateLimitedError,
-    StoreUnavailableError,
-)
+from udever.server.account_errors import StoreUnavailableError
 from udever.server.accounts import Accounts, open_accounts
 from udever.server.auth import Key
 from udever.server.errors import RequestError
@@ -45,8 +40,12 @@ log = logging.getLogger(__name__)
 class Access:
     """The accounts for an event loop; without accounts (`--no-auth`) everyone may do everything for nothing."""
 
-    def __init__(self, settings: Settings, *, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, *, telemetry: Telemetry, lease_seconds: float = LEASE_SECONDS) -> None:
+        """Args:
+        lease_seconds: what a process that dies leaves open is refunded after so long.
+        """
         self._settings = settings
+        self._lease_seconds = lease_seconds
         self._telemetry = telemetry
         self._accounts: Accounts | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="udever-accounts")
@@ -77,7 +76,7 @@ class Access:
             return
         settings = self._settings
         self._accounts = await self.call(
-            partial(open_accounts, settings.database_url, pepper=settings.pepper, lease_seconds=LEASE_SECONDS)
+            partial(open_accounts, settings.database_url, pepper=settings.pepper, lease_seconds=self._lease_seconds)
         )
         await self._keep_leases()
         self._keeper = asyncio.create_task(self._keep())
@@ -127,18 +126,22 @@ class Access:
             ledger.admit, key, request_id=request_id, model=model, role=role,
             tokens=tokens, texts=texts, microcredits=microcredits,
         )  # fmt: skip
+        taken = True  # for all that is known: if this task is cancelled, the thread goes on
         self._running.add(request_id)
         try:
-            admission = await self.call(admit)
+            try:
+                admission = await self.call(admit)
+            except Exception:  # nothing was; or the answer to the commit was lost, and the lease will run out
+                taken = False
+                raise
             self._telemetry.credits("debited", microcredits)
             yield admission
-        except (RateLimitedError, InsufficientCreditError, InvalidKeyError):
-            raise  # nothing was taken
         except BaseException as error:
             reason = type(error).__name__
-            self._background(
-                self._close(lambda: microcredits * ledger.refund(request_id, reason=reason), outcome="refunded")
-            )
+            if taken:
+                self._background(
+                    self._close(lambda: microcredits * ledger.refund(request_id, reason=reason), outcome="refunded")
+                )
             raise
         finally:
             self._running.discard(request_id)
@@ -172,6 +175,9 @@ class Access:
                     log.error("debits could not be %s: %s", outcome, error)  # noqa: TRY400
                     return
                 await asyncio.sleep(pause)
+            except Exception:
+                log.exception("debits could not be %s", outcome)
+                return
             else:
                 return
 
@@ -184,7 +190,7 @@ class Access:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 4)
+            await asyncio.sleep(self._lease_seconds / 4)
             await self._keep_leases()
 
     async def _keep_leases(self) -> None:
@@ -194,6 +200,8 @@ class Access:
             recovered = await self.call(self.accounts.ledger.recover)
         except StoreUnavailableError as error:
             log.warning("the leases were not kept: %s", error)
+        except Exception:  # whatever it was: without a keeper the next one would find what runs here expired
+            log.exception("the leases were not kept")
         else:
             if recovered:
                 log.warning("%d requests that were left open were refunded", recovered)
