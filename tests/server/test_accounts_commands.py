@@ -161,6 +161,15 @@ def test_topup_counts_in_credits(udever: Callable[..., Outcome], opened: Account
     assert opened.ledger.entries(account="acme")[1].note == "invoice 7"
 
 
+def test_a_topup_with_a_name_may_be_repeated(udever: Callable[..., Outcome], opened: Accounts) -> None:
+    opened.keys.create(account="acme")
+    for _ in range(2):
+        assert udever("keys", "topup", "acme", "25", "--once", "invoice-7").out == "acme has 25 credits\n"
+    assert udever("keys", "topup", "acme", "25", "--once", "invoice-8").out == "acme has 50 credits\n"
+    wrong = udever("keys", "topup", "acme", "26", "--once", "invoice-7")
+    assert (wrong.code, "another amount" in wrong.err) == (2, True)
+
+
 def test_usage_as_table_csv_and_json(udever: Callable[..., Outcome], opened: Accounts) -> None:
     secret, key = opened.keys.create(account="acme")
     opened.ledger.topup("acme", microcredits=10**9)

@@ -431,6 +431,41 @@ def test_an_audit_finds_what_is_wrong(accounts: Accounts) -> None:
     assert (audit.unbalanced, audit.unanswered) == (("acme",), ("r1",))
 
 
+def test_a_topup_that_is_asked_for_again_books_nothing_and_answers(open_with: Callable[..., Accounts]) -> None:
+    replicas = [open_with(), open_with()]
+    for account in ("acme", "b acme"):
+        replicas[0].keys.create(account=account)
+
+    def topup(number: int) -> int:
+        return replicas[number % 2].ledger.topup_once("acme", microcredits=5, once="invoice-1")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(topup, range(8))) == {5}
+    ledger = replicas[0].ledger
+    assert ledger.topup_once("acme", microcredits=5, once="invoice-2") == 10
+    assert ledger.topup_once("b acme", microcredits=7, once="invoice-1") == 7  # each account has its own names
+    for _ in range(2):  # the second time the balance would not allow it
+        assert ledger.topup_once("acme", microcredits=-10, once="correction") == 0
+    with pytest.raises(OptionError, match="another amount"):
+        ledger.topup_once("acme", microcredits=6, once="invoice-1")
+    for name in ("", "two words", "x" * 101, "a\x00"):
+        with pytest.raises(OptionError, match="without spaces"):
+            ledger.topup_once("acme", microcredits=6, once=name)
+    with pytest.raises(UnknownAccountError):
+        ledger.topup_once("nobody", microcredits=5, once="invoice-1")
+    assert ledger.balances() == {"acme": 0, "b acme": 7}
+    assert ledger.audit().sound
+
+
+def test_a_name_of_a_topup_is_no_request_id(accounts: Accounts) -> None:
+    _, key = accounts.keys.create(account="acme")
+    accounts.ledger.topup_once("acme", microcredits=100, once="r1")
+    _admit(accounts, key, "r1")
+    assert accounts.ledger.refund("r1", reason="test")
+    assert [entry.request_id for entry in accounts.ledger.entries(account="acme")].count("r1") == 2
+    assert accounts.ledger.audit().sound
+
+
 def test_a_topup_with_a_name_is_booked_once(open_with: Callable[..., Accounts]) -> None:
     replicas = [open_with(), open_with()]
     for account in ("acme", "other"):

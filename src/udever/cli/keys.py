@@ -185,13 +185,19 @@ def topup(
     /,
     *,
     note: Annotated[str, Parameter(help="Kept with the entry.")] = "",
+    once: Annotated[
+        str | None, Parameter(help="A name, such as an invoice's; under it the account is given this credit once.")
+    ] = None,
     choice: DatabaseChoice = DatabaseChoice(),  # noqa: B008
     as_json: JsonFlag = False,
 ) -> None:
     """Give an account credit. A credit is a million microcredits, in which prices are counted."""
     amount = to_microcredits(credits)
     with open_database(choice) as accounts:
-        balance = accounts.ledger.topup(account, microcredits=amount, note=note)
+        if once is None:
+            balance = accounts.ledger.topup(account, microcredits=amount, note=note)
+        else:
+            balance = accounts.ledger.topup_once(account, microcredits=amount, note=note, once=once)
     if as_json:
         print(json.dumps({"account": account, "balance_microcredits": balance}))
     else:

@@ -125,9 +125,11 @@ class DuplicateRequestError(AccountError):
 
     code = "duplicate_request"
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, *, microcredits: int | None = None) -> None:
         super().__init__(f"request {request_id} was admitted before")
         self.request_id = request_id
+        self.microcredits = microcredits
+        """What was booked then, where that is known."""
 
 
 class UnknownKeyError(AccountError):

@@ -86,7 +86,9 @@ async def topup(request: Request, account: str) -> Response:
     """Add credit to an account."""
     await admin(request)
     access, body = service_of(request).access, await read_body(request, TopupRequest)
-    add = partial(access.accounts.ledger.topup, account, microcredits=body.microcredits, note=body.note)
+    ledger = access.accounts.ledger
+    add = partial(ledger.topup, account) if body.once is None else partial(ledger.topup_once, account, once=body.once)
+    add = partial(add, microcredits=body.microcredits, note=body.note)
     return json_response({"account": account, "balance_microcredits": await access.call(add)}, status=201)
 
 

@@ -8,6 +8,7 @@ killed process left open, `recover` refunds.
 Does not know: secrets (auth.py), prices (the caller says the microcredits), or what a request computes.
 """
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -31,6 +32,8 @@ from udever.server.schema import EntryKind
 from udever.server.store import Store
 from udever.server.windows import Taking, Window, Windows, take
 
+ONCE = re.compile(r"[^\s\x00-\x1f\x7f]{1,100}")
+"""A client's name for a top-up: without spaces, so that no other name, and no request's id, is stored alike."""
 LARGEST_BALANCE = 2**53
 """In microcredits: nine billion credits, the largest number that every JSON reader keeps exact."""
 
@@ -161,6 +164,26 @@ class Ledger(Books):
         with self._store.write() as connection:
             return self.add(connection, "topup", account=account, microcredits=microcredits, note=note, once=once)
 
+    def topup_once(self, account: str, *, microcredits: int, note: str = "", once: str) -> int:
+        """`topup` under a name of the client's, such as an invoice's, which is the account's alone.
+
+        One that was booked before is not booked again. Returns the balance after either.
+
+        Raises:
+            OptionError: the name cannot be, or another amount was booked under it.
+        """
+        if not ONCE.fullmatch(once):
+            raise OptionError("the name of a top-up must be 1 to 100 characters without spaces")
+        try:
+            return self.topup(account, microcredits=microcredits, note=note, once=f"once {once} {account}")
+        except DuplicateRequestError as error:
+            if error.microcredits != microcredits:
+                raise OptionError(
+                    f"under the name {once!r} another amount was booked: {error.microcredits or 0:,} microcredits",
+                    hint="a new top-up needs a new name",
+                ) from error
+            return self.balance(account)
+
     def add(
         self,
         connection: Connection,
@@ -175,6 +198,9 @@ class Ledger(Books):
         balance: int | None = connection.scalar(sql.LOCKED_BALANCE, {"of_account": account})
         if balance is None:
             raise UnknownAccountError(account)
+        booked: int | None = connection.scalar(sql.BOOKED, {"named": once, "of_kind": kind}) if once else None
+        if booked is not None:  # said before the balance is: after a correction it may not allow a second one
+            raise DuplicateRequestError(once or "", microcredits=booked)
         if balance + microcredits < 0:
             raise InsufficientCreditError(balance_microcredits=balance, needed_microcredits=-microcredits)
         if balance + microcredits > LARGEST_BALANCE:

@@ -126,6 +126,12 @@ class TopupRequest(Request):
 
     microcredits: int = Field(ge=-(10**15), le=10**15)
     note: str = Field("", max_length=1000)
+    once: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="A name, such as an invoice's: under it the account gets this credit once, however often asked.",
+    )
 
 
 class Usage(BaseModel):

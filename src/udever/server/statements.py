@@ -47,6 +47,10 @@ CLOSE = delete(leases).where(leases.c.request_id == bindparam("closing")).return
 CLOSE_THESE = delete(leases).where(leases.c.request_id.in_(bindparam("closing", expanding=True))).returning(*leases.c)
 CLOSE_EXPIRED = CLOSE.where(leases.c.expires_us <= bindparam("now_us"))
 EXPIRED = select(leases.c.request_id).where(leases.c.expires_us <= bindparam("now_us")).order_by(leases.c.expires_us)
+BOOKED = select(entries.c.microcredits).where(
+    entries.c.request_id == bindparam("named"), entries.c.kind == bindparam("of_kind")
+)
+"""What was booked under a name."""
 RENEW = update(leases).where(leases.c.holder == bindparam("me")).values(expires_us=bindparam("until_us"))
 RENEW_THESE = RENEW.where(leases.c.request_id.in_(bindparam("these", expanding=True)))
 
