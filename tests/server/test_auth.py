@@ -127,6 +127,8 @@ def test_rotation_gives_the_same_key_a_new_secret_and_the_old_one_some_grace(acc
     assert accounts.keys.authenticate(new) == rotated
     clock.pass_(59)
     assert accounts.keys.authenticate(old).id == key.id
+    shown = [accounts.keys.authenticate(old), accounts.keys.recall(key.prefix), accounts.keys.authenticate(new)]
+    assert [key.current for key in shown] == [False, False, True]
     clock.pass_(1)
     assert _reason(accounts, old) == "expired"
     assert accounts.keys.authenticate(new).id == key.id

@@ -1,6 +1,7 @@
 """Keys, credit and usage over HTTP, for a key that is an admin's; and sign-up, if the operator wants it.
 
-Invariant: a secret is answered once, when it is made; nobody but an admin reads or changes anything here.
+Invariant: a secret is answered once, when it is made; nobody but an admin reads or changes anything here, and a secret
+that was rotated away changes nothing.
 Does not know: how keys are stored or money is booked (auth.py, ledger.py).
 """
 
@@ -37,7 +38,7 @@ async def sign_up(request: Request) -> Response:
 @router.post("/v1/admin/keys", responses=answers(status=201), status_code=201, openapi_extra=takes(CreateKeyRequest))
 async def create_key(request: Request) -> Response:
     """A new key; its secret is shown in this answer and never again."""
-    boss = await admin(request)
+    boss = await admin(request, changing=True)
     access, body = service_of(request).access, await read_body(request, CreateKeyRequest)
     create = partial(access.accounts.keys.create, **_fields(body), made_by=boss.id)
     secret, key = await access.call(create)
@@ -56,7 +57,7 @@ async def list_keys(request: Request, account: str | None = None) -> Response:
 @router.patch("/v1/admin/keys/{key_id}", responses=answers(), openapi_extra=takes(ChangeKeyRequest))
 async def change_key(request: Request, key_id: str) -> Response:
     """Change a key's name, scopes or limits, from its next request on."""
-    await admin(request)
+    await admin(request, changing=True)
     access, body = service_of(request).access, await read_body(request, ChangeKeyRequest)
     change = partial(access.accounts.keys.change, key_id, **_fields(body, exclude_unset=True))
     return json_response((await access.call(change)).describe())
@@ -65,7 +66,7 @@ async def change_key(request: Request, key_id: str) -> Response:
 @router.delete("/v1/admin/keys/{key_id}", responses=answers())
 async def revoke_key(request: Request, key_id: str) -> Response:
     """Revoke a key, by its id or visible prefix, at once."""
-    await admin(request)
+    await admin(request, changing=True)
     access = service_of(request).access
     return json_response((await access.call(partial(access.accounts.keys.revoke, key_id))).describe())
 
@@ -73,7 +74,7 @@ async def revoke_key(request: Request, key_id: str) -> Response:
 @router.post("/v1/admin/keys/{key_id}/rotate", responses=answers(), openapi_extra=takes(RotateKeyRequest))
 async def rotate_key(request: Request, key_id: str) -> Response:
     """A new secret for a key; the old one works for a while yet."""
-    await admin(request)
+    await admin(request, changing=True)
     access, body = service_of(request).access, await read_body(request, RotateKeyRequest)
     rotate = partial(access.accounts.keys.rotate, key_id, grace_seconds=body.grace_seconds)
     secret, key = await access.call(rotate)
@@ -83,8 +84,8 @@ async def rotate_key(request: Request, key_id: str) -> Response:
 @router.post("/v1/admin/accounts/{account:path}/topups", responses=answers(status=201), status_code=201,
              openapi_extra=takes(TopupRequest))  # fmt: skip
 async def topup(request: Request, account: str) -> Response:
-    """Add credit to an account."""
-    await admin(request)
+    """Add credit to an account; with a name in `once` a repeated request books nothing and answers the balance."""
+    await admin(request, changing=True)
     access, body = service_of(request).access, await read_body(request, TopupRequest)
     ledger = access.accounts.ledger
     add = partial(ledger.topup, account) if body.once is None else partial(ledger.topup_once, account, once=body.once)

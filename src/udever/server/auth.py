@@ -21,7 +21,14 @@ from typing import Any, Literal, Unpack
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
 from udever.errors import OptionError
-from udever.server.account_errors import EndedKeyError, InvalidKeyError, PepperError, ScopeError, UnknownKeyError
+from udever.server.account_errors import (
+    EndedKeyError,
+    HandOnError,
+    InvalidKeyError,
+    PepperError,
+    ScopeError,
+    UnknownKeyError,
+)
 from udever.server.key_fields import LIMITS, KeyChanges, KeyFields, changed_values, new_row
 from udever.server.schema import accounts, facts, keys, secrets
 from udever.server.store import Store
@@ -62,6 +69,8 @@ class Key:
     revoked_at: datetime | None
     made_by: str | None
     """Id of the key that made it over HTTP; None: the command line or a sign-up did."""
+    current: bool
+    """Whether it was shown with its newest secret, not with one that was rotated away, perhaps because it leaked."""
 
     def allows(self, *, model: str | None = None, role: str | None = None) -> bool:
         """Whether it may use this model and this role; None asks for neither."""
@@ -85,6 +94,11 @@ class Key:
         if not self.admin:
             raise ScopeError("admin")
 
+    def require_current(self) -> None:
+        """Raises `HandOnError` if its secret was rotated away: such a one changes nothing while it still works."""
+        if not self.current:
+            raise HandOnError("anything, since its secret was rotated away")
+
     def status(self, now: datetime) -> Status:
         """What it is worth at this time."""
         if self.revoked_at is not None:
@@ -92,8 +106,9 @@ class Key:
         return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
 
     def describe(self) -> dict[str, Any]:
-        """For JSON."""
-        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in asdict(self).items()}
+        """For JSON: the key, not the secret it was shown with."""
+        described = {name: v for name, v in asdict(self).items() if name != "current"}
+        return {name: v.isoformat() if isinstance(v, datetime) else v for name, v in described.items()}
 
 
 _AUTHENTICATE = (
@@ -250,7 +265,7 @@ class Keys:
         check_usable(row, now_us=self._now_us())
         if row.secret_expires_us is not None and row.secret_expires_us <= self._now_us():
             raise InvalidKeyError("expired")
-        return _key(row)
+        return _key(row, current=row.secret_expires_us is None)
 
     def _lock(self, connection: Connection, name: str) -> Row[Any]:
         """The key's row, for this transaction alone."""
@@ -288,7 +303,7 @@ def find(connection: Connection, name: str) -> Key:
     return _key(row)
 
 
-def _key(row: Row[Any]) -> Key:
+def _key(row: Row[Any], *, current: bool = True) -> Key:
     return Key(
         id=row.id,
         account=row.account,
@@ -305,6 +320,7 @@ def _key(row: Row[Any]) -> Key:
         expires_at=to_datetime(row.expires_us),
         revoked_at=to_datetime(row.revoked_us),
         made_by=row.made_by,
+        current=current,
     )
 
 

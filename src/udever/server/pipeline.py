@@ -99,12 +99,18 @@ async def caller(request: Request) -> Key | None:
     return key
 
 
-async def admin(request: Request) -> Key:
-    """The admin key that the request came with."""
+async def admin(request: Request, *, changing: bool = False) -> Key:
+    """The admin key that the request came with.
+
+    Args:
+        changing: the request is to change something, which wants the key's newest secret.
+    """
     key = await caller(request)
     if key is None:
         raise RequestError("This server runs without accounts.", code="no_accounts", status=404)
     key.require_admin()
+    if changing:
+        key.require_current()
     return key
 
 

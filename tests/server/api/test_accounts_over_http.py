@@ -200,6 +200,30 @@ def test_an_operators_day(
     assert client_for(rotated["secret"]).embed("a").status_code == 401
 
 
+def test_an_admins_secret_that_was_rotated_away_can_look_but_change_nothing(
+    client_for: Callable[..., Any], make_key: Callable[..., str], service_accounts: Any
+) -> None:
+    leaked = make_key(admin=True, account="leak")
+    victim = service_accounts.keys.authenticate(make_key(account="victim"))
+    fresh, boss = service_accounts.keys.rotate(leaked[:12], grace_seconds=600)
+    before = service_accounts.keys.list()
+    thief = client_for(leaked)
+    assert thief.http.get("/v1/admin/keys").status_code == 200
+    for method, path, body in (
+        ("POST", "/v1/admin/keys", {"account": "leak", "admin": True}),
+        ("POST", f"/v1/admin/keys/{boss.id}/rotate", {}),
+        ("PATCH", f"/v1/admin/keys/{victim.id}", {"name": "x"}),
+        ("DELETE", f"/v1/admin/keys/{victim.id}", None),
+        ("DELETE", f"/v1/admin/keys/{boss.id}", None),
+        ("POST", "/v1/admin/accounts/leak/topups", {"microcredits": 10}),
+    ):
+        refused = thief.http.request(method, path, json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "beyond_own_key"), path
+    assert service_accounts.keys.list() == before
+    assert service_accounts.ledger.balance("leak") == 0
+    assert client_for(fresh).post("/v1/admin/accounts/leak/topups", {"microcredits": 10}).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [

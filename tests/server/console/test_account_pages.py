@@ -368,6 +368,21 @@ def test_an_admin_stops_being_one_at_once(
     assert someone.get("/admin").status_code == 404
 
 
+def test_an_admins_secret_that_was_rotated_away_books_nothing(
+    visitor: Callable[..., Any], new_account: Callable[..., Any], pages_accounts: Accounts
+) -> None:
+    secret, key = new_account(admin=True, microcredits=0)
+    thief = visitor(secret)
+    pages_accounts.keys.rotate(key.id, grace_seconds=600)
+    page = thief.get("/admin")
+    assert page.status_code == 200
+    assert "rotated away" in page.text
+    assert "Book</button>" not in page.text
+    once = "topup_" + uuid4().hex[:24]
+    assert thief.post("/admin/topups", account=key.account, credits="1", once=once).status_code == 403
+    assert pages_accounts.ledger.balance(key.account) == 0
+
+
 def test_an_operators_page(
     visitor: Callable[..., Any], new_account: Callable[..., Any], pages_accounts: Accounts
 ) -> None:

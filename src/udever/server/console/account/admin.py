@@ -1,6 +1,6 @@
 """`/admin`: accounts and top-ups, votes, and what the models are doing now.
 
-Invariant: for everybody but an admin these addresses do not exist.
+Invariant: for everybody but an admin these addresses do not exist; a secret that was rotated away changes nothing.
 Does not know: how money is booked. The queue is that of the replica which answers; the accounts are everybody's.
 """
 
@@ -19,7 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from udever.errors import OptionError
-from udever.server.account_errors import DuplicateRequestError, InsufficientCreditError, UnknownAccountError
+from udever.server.account_errors import (
+    DuplicateRequestError,
+    HandOnError,
+    InsufficientCreditError,
+    UnknownAccountError,
+)
 from udever.server.accounts import Accounts
 from udever.server.books import Holder
 from udever.server.console import sessions
@@ -40,7 +45,7 @@ SPARKS = 48
 """Batches in the small picture of how full they were."""
 LONGEST_NOTE = 200
 ONCE = re.compile(r"topup_[0-9a-f]{24}")
-REFUSALS = (OptionError, UnknownAccountError, InsufficientCreditError)
+REFUSALS = (OptionError, HandOnError, UnknownAccountError, InsufficientCreditError)
 router = APIRouter(include_in_schema=False)
 log = logging.getLogger(__name__)
 
@@ -97,6 +102,7 @@ async def topup(request: Request) -> Response:
     form = await sessions.read_form(request)
     access, account, note = service_of(request).access, form.get("account"), form.get("note")[:LONGEST_NOTE]
     try:
+        who.key.require_current()
         amount = to_microcredits(form.get("credits"))
         if not amount:
             raise OptionError("that would change nothing", hint="give more or less than 0 credits")

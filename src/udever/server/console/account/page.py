@@ -107,13 +107,12 @@ async def show(
     )
     now = datetime.now(UTC)
     working = [key for key in overview.keys if key.status(now) == "active"]
-    current = any(key.id == who.key_id and key.prefix == who.key.prefix for key in working)
     ended = [key for key in reversed(overview.keys) if key.status(now) != "active"]
     return render(
         request, "account.html", status=status, error=error, secret=secret, made=made,
         overview=overview, working=working, ended=ended[:ENDED_KEYS], ended_count=len(ended), now=now,
         names={key.id: key.name or key.prefix for key in overview.keys}, manageable=_manageable(who, working),
-        may_create=not who.key.limits and current, current=current,
+        may_create=not who.key.limits and who.key.current, current=who.key.current,
         fields=shown(None, form), lifetimes=LIFETIMES, units=UNITS,
         models=model_choices(service.hosting.models, manager=who.key),
         days=days, periods=PERIODS, since=today - timedelta(days=days - 1), until=today,
