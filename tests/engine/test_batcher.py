@@ -62,6 +62,15 @@ def running(model: Any, **options: Any) -> Batcher:
     return batcher
 
 
+def slow(model: Watched, **options: Any) -> Batcher:
+    """A batcher that knows by experience that a batch takes 0.1 s."""
+    batcher = running(model, batch_tokens=512, **options)
+    model.breaks = lambda sequences: time.sleep(0.0002 * sum(map(len, sequences)))
+    for _ in range(12):
+        batcher.submit([[5] * 64] * 8).result(PATIENCE_SECONDS)
+    return batcher
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not condition():
@@ -196,6 +205,58 @@ def test_too_much_work_is_refused_with_an_estimate(watched: Watched) -> None:
     until(lambda: batcher.queued_tokens == 0)
     batcher.submit([[5] * 3]).result(PATIENCE_SECONDS)
     batcher.close()
+
+
+def test_a_large_request_is_no_reason_to_refuse_small_ones_but_the_next_large_one_is_refused(watched: Watched) -> None:
+    batcher = slow(watched, max_wait_seconds=0.6)
+    watched.hold.clear()
+    large = batcher.submit([[6] * 64] * 800)  # 10 s
+    until(lambda: len(watched.batches) == 13)
+    assert batcher.drain_seconds > 5
+    small = [batcher.submit([[7] * 10]) for _ in range(10)]
+    with pytest.raises(OverloadedError, match="is full") as refusal:
+        batcher.submit([[8] * 64] * 800)
+    assert 4 < refusal.value.retry_after_seconds < 60
+    watched.hold.set()
+    for future in small:
+        future.result(PATIENCE_SECONDS)
+    assert len(watched.batches) < 20
+    large.cancel()
+    batcher.close()
+
+
+def test_many_small_requests_fill_the_queue_all_the_same(watched: Watched) -> None:
+    batcher = slow(watched, max_wait_seconds=0.6)
+    watched.hold.clear()
+    taken: list[Any] = []
+
+    def submit() -> None:
+        while len(taken) < 20:
+            taken.append(batcher.submit([[5] * 64] * 8))  # a batch each
+
+    with pytest.raises(OverloadedError):
+        submit()
+    assert 3 <= len(taken) <= 8
+    watched.hold.set()
+    for future in taken:
+        future.result(PATIENCE_SECONDS)
+    batcher.close()
+
+
+def test_small_ones_that_waited_behind_a_large_one_are_served_together(
+    batcher: Batcher, watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "AGE_CAP_SECONDS", 0.0)  # the model is so slow that all wait too long
+    watched.hold.clear()
+    large = batcher.submit([[6] * 8] * 400)
+    until(lambda: len(watched.batches) == 1)
+    small = [batcher.submit([[7] * 8]) for _ in range(8)]
+    watched.hold.set()
+    for future in small:
+        future.result(PATIENCE_SECONDS)
+    served = [i for i, sequences in enumerate(watched.batches) if any(sequence[0] == 7 for sequence in sequences)]
+    assert served[-1] <= 3
+    large.cancel()
 
 
 def test_lone_short_texts_say_nothing_about_how_long_many_long_ones_take(batcher: Batcher, watched: Watched) -> None:

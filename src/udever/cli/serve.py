@@ -35,7 +35,7 @@ def serve(
         Truncate | None, Parameter(help="What happens to over-long texts unless the request says; default: error.")
     ] = None,
     max_wait_seconds: Annotated[
-        float | None, Parameter(help="Refuse requests while the queue is longer than this; default: 30.")
+        float | None, Parameter(help="Refuse requests that would wait longer for others; default: 30.")
     ] = None,
     grace_seconds: Annotated[int | None, Parameter(help="From SIGTERM to the end; default: 25.")] = None,
     log_level: Annotated[str | None, Parameter(help="debug, info, warning or error.")] = None,

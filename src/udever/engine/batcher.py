@@ -4,14 +4,16 @@
 
 Invariant: no timers. A batch forms the moment the model is free, from what is queued then; a text is in one batch, and
 a caller's future ends exactly once: with all its vectors, or with one error. Nobody starves: a request that has been
-served goes to the back, so that large ones are split between others, and what has waited too long goes first.
+served goes to the back, so that large ones are split between others, and what has waited too long goes first. New work
+is refused for what would come before it in that order, not for all that is queued.
 Knows no text, no HTTP and no event loop: `asyncio.wrap_future` makes a future awaitable.
 """
 
 import logging
+import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
@@ -54,7 +56,8 @@ class _Request:
     sequences: list[list[int]]
     future: "Future[Vectors]"
     out: Vectors
-    arrived: float
+    waits_since: float
+    """When it arrived, or was last given room in a batch."""
     waiting: deque[int]
     """Indices not yet in a batch."""
     tokens_left: int
@@ -88,7 +91,7 @@ class Batcher:
     ) -> None:
         """Args:
         batch_tokens: tokens the model sees at once.
-        max_wait_seconds: new work is refused while what is queued is estimated to take longer than this.
+        max_wait_seconds: new work is refused while what comes before it is estimated to take longer than this.
         on_batch: called in the model thread after each batch.
         """
         self.embedder, self.batch_tokens, self.max_wait_seconds = embedder, batch_tokens, max_wait_seconds
@@ -121,7 +124,11 @@ class Batcher:
     @property
     def drain_seconds(self) -> float:
         """Estimate of when all that is queued now will be done."""
-        return self.queued_tokens * self._past_seconds / self._past_tokens if self._past_tokens else 0.0
+        return self._seconds_for(self.queued_tokens)
+
+    def wait_seconds(self, tokens: int) -> float:
+        """Estimate of how long a new request of so many tokens waits for others, if large ones take turns with it."""
+        return self._seconds_for(self._tokens_before(tokens))
 
     def start(self) -> None:
         """Start the model thread; `ready` follows after its first embedding."""
@@ -155,7 +162,7 @@ class Batcher:
             what is not yet computed. It may raise `SequenceFailedError` or `QueueClosedError`.
 
         Raises:
-            OverloadedError: what is queued takes longer than `max_wait_seconds`.
+            OverloadedError: it would wait longer for others than `max_wait_seconds`.
             QueueClosedError: after `close`.
         """
         width = self.embedder.dimensions
@@ -163,7 +170,7 @@ class Batcher:
             sequences=sequences,
             future=Future(),
             out=np.empty((len(sequences), width), np.float32),
-            arrived=time.monotonic(),
+            waits_since=time.monotonic(),
             waiting=deque(range(len(sequences))),
             tokens_left=sum(map(len, sequences)),
             on_start=on_start,
@@ -171,7 +178,7 @@ class Batcher:
         if not sequences:
             request.future.set_result(request.out)
             return request.future
-        self.require_room()
+        self.require_room(request.tokens_left)
         with self._changed:
             if self._closing.is_set():
                 raise QueueClosedError("the server is shutting down")
@@ -179,15 +186,30 @@ class Batcher:
             self._changed.notify()
         return request.future
 
-    def require_room(self) -> None:
-        """Raises OverloadedError, as `submit` would now."""
-        drain_seconds = self.drain_seconds
-        excess_seconds = drain_seconds - self.max_wait_seconds
+    def require_room(self, tokens: int) -> None:
+        """Raises OverloadedError, as `submit` of so many tokens would now."""
+        wait_seconds = self.wait_seconds(tokens)
+        excess_seconds = wait_seconds - self.max_wait_seconds
         if excess_seconds > 0:
             raise OverloadedError(
-                f"the queue before {self.embedder.name} is full: {drain_seconds:.0f} s of work",
+                f"the queue before {self.embedder.name} is full: {wait_seconds:.0f} s of work come first",
                 retry_after_seconds=max(1.0, excess_seconds),
             )
+
+    def _tokens_before(self, tokens: int) -> int:
+        """Those of the batch that runs, and of each request that waits as many as fit into the turns this one needs."""
+        turns = math.ceil(tokens / self.batch_tokens)
+        with self._changed:
+            running: Counter[_Request] = Counter()
+            for item in self._running:
+                if not item.request.future.done():
+                    running[item.request] += item.tokens
+            waiting = (request for request in self._requests if not request.future.done())
+            lefts = (max(0, request.tokens_left - running[request]) for request in waiting)
+            return running.total() + sum(min(left, turns * self.batch_tokens) for left in lefts)
+
+    def _seconds_for(self, tokens: int) -> float:
+        return tokens * self._past_seconds / self._past_tokens if self._past_tokens else 0.0
 
     # ---- in the model thread ----
 
@@ -239,9 +261,10 @@ class Batcher:
         if not self._requests:
             return []
         anchor, *others = self._look_ahead()
-        overdue = time.monotonic() - AGE_CAP_SECONDS
+        now = time.monotonic()
+        overdue = now - AGE_CAP_SECONDS
         others.sort(
-            key=lambda item: (item.request.arrived if item.request.arrived < overdue else np.inf,
+            key=lambda item: (item.request.waits_since if item.request.waits_since < overdue else np.inf,
                               abs(item.tokens - anchor.tokens))
         )  # fmt: skip
         batch, room = [anchor], self.batch_tokens - anchor.tokens
@@ -251,6 +274,7 @@ class Batcher:
                 room -= item.tokens
         for item in batch:
             item.request.waiting.remove(item.index)
+            item.request.waits_since = now
             _start(item.request)
         self._requests.rotate(-1)  # whoever was first has been served: others are first now
         self._requests = deque(request for request in self._requests if request.waiting)

@@ -134,10 +134,10 @@ class Hosted:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def require_room(self) -> None:
-        """Raises OverloadedError, as `embed` would: cheaper to hear before anything is charged."""
+    def require_room(self, tokens: int) -> None:
+        """Raises OverloadedError, as `embed` of so many tokens would: cheaper to hear before anything is charged."""
         if self.loaded:
-            self.loaded.batcher.require_room()
+            self.loaded.batcher.require_room(tokens)
 
     async def embed(self, sequences: list[list[int]], *, on_start: Callable[[], None] | None = None) -> "Vectors":
         """Raw float32 [n, width]; cancelling the caller drops what is not yet computed.

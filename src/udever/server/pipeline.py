@@ -158,7 +158,7 @@ async def embed(
     record.model, record.role, record.texts, record.tokens = hosted.name, jobs[-1].role, len(sequences), tokens
     record.truncated = sum(len(each.cut) for each in prepared)
     record.microcredits = tokens * hosted.microcredits_per_token
-    hosted.require_room()
+    hosted.require_room(tokens)
     async with service.access.paid(
         key, request_id=record.request_id, model=hosted.name, role=jobs[-1].role,
         tokens=tokens, texts=len(sequences), microcredits=record.microcredits,

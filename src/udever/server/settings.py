@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(2048, ge=1)
     """Tokens the model sees at once."""
     max_wait_seconds: float = Field(30.0, gt=0)
-    """Requests are refused while what is queued takes longer than this."""
+    """A request that would wait longer than this for others is refused."""
     load_wait_seconds: float = Field(30.0, ge=0)
     """How long a request waits for its model to be loaded."""
     truncate: Literal["error", "end", "start"] = "error"
