@@ -8,7 +8,7 @@ Does not know: which endpoint raised.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -51,6 +51,9 @@ SERVER = "server_error"
 SOON_SECONDS = 119.0
 """SDKs take a `retry-after-ms` beyond two minutes for a slip."""
 BEARER = MappingProxyType({"www-authenticate": "Bearer"})
+MOST_NAMED = 20
+"""Unknown fields that an answer names, by so many characters each: a body may have a million of them."""
+LONGEST_NAME = 100
 CLIENT_GONE = 499
 """Written to the log only: nobody is there to read it."""
 
@@ -162,13 +165,16 @@ def limit_headers(*, requests: Window | None, tokens: Window | None) -> dict[str
     return headers
 
 
+def unknown_parameters(names: Sequence[str]) -> RequestError:
+    """A body has fields that no request of its kind has; the first of them are named."""
+    named = [name[:LONGEST_NAME] for name in names[:MOST_NAMED]]
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    noun = "parameter" if len(names) == 1 else "parameters"
+    return RequestError(f"Unknown {noun}: {', '.join(named)}{more}.", param=named[0], code="unknown_parameter")
+
+
 def validation_fault(errors: list[Any]) -> Fault:
-    """What pydantic found, as OpenAI says it: unknown fields by name, else the first complaint."""
-    unknown = [_param(error["loc"]) for error in errors if error["type"] == "extra_forbidden"]
-    if unknown:
-        names = ", ".join(unknown)
-        noun = "parameter" if len(unknown) == 1 else "parameters"
-        return Fault(status=400, message=f"Unknown {noun}: {names}.", param=unknown[0], code="unknown_parameter")
+    """What pydantic found, as OpenAI says it: the first complaint."""
     first = errors[0]
     param = _param(first["loc"])
     if first["type"] == "json_invalid":

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 from starlette.requests import Request
 
 from udever.catalog.manifests import ModelManifest
 from udever.server.access import Access
 from udever.server.auth import Key
-from udever.server.errors import ClientGoneError, RequestError, limit_headers, placed
+from udever.server.errors import ClientGoneError, RequestError, limit_headers, placed, unknown_parameters
 from udever.server.hosting import Hosted, Hosting, Loaded
 from udever.server.inputs import Prepared, Texts, check_total
 from udever.server.ledger import Admission
@@ -118,14 +119,26 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     """The JSON body as what it should be.
 
     Raises:
-        RequestError: another content type.
-        ValidationError: no valid JSON (UTF-8, not too deep), or not the fields that are known.
+        RequestError: another content type, or fields that are not known.
+        ValidationError: no valid JSON (UTF-8, not too deep), or a field is missing or not what it should be.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" or "content-encoding" in request.headers:
         message = "The body must be plain JSON, with the header Content-Type: application/json."
         raise RequestError(message, code="unsupported_content_type", status=415)
-    return model.model_validate_json(await request.body())
+    body = await request.body()
+    if unknown := _unknown_names(body, model):
+        raise unknown_parameters(unknown)
+    return model.model_validate_json(body)
+
+
+def _unknown_names(body: bytes, model: type[BaseModel]) -> list[str]:
+    """Looked for before pydantic does, which would make an error with a copy of the body for each."""
+    try:
+        fields = from_json(body, cache_strings=False)
+    except ValueError:  # pydantic says what is wrong with it
+        return []
+    return [name for name in fields if name not in model.model_fields] if isinstance(fields, dict) else []
 
 
 async def embed(

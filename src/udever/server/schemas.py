@@ -99,8 +99,8 @@ class ChangeKeyRequest(Request):
     model_config = ConfigDict(extra="forbid", frozen=True)  # not strict: a moment comes as a string
 
     name: str = Field("", max_length=200)
-    models: tuple[str, ...] | None = None
-    roles: tuple[Role, ...] | None = None
+    models: tuple[str, ...] | None = Field(None, fail_fast=True)  # else a million wrong items are a million errors
+    roles: tuple[Role, ...] | None = Field(None, fail_fast=True)
     truncate: Truncate | None = None
     expires_in_seconds: float | None = Field(None, gt=0, le=3.2e9)
     requests_per_minute: int | None = Field(None, ge=1, le=10**9)

@@ -1,5 +1,6 @@
 """Who may do what, who pays, and what an operator can do over HTTP."""
 
+import json
 import signal
 import sqlite3
 import time
@@ -12,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from udever.server.accounts import open_accounts
+from udever.server.schemas import CreateKeyRequest
 
 MODEL = "udever-nano"
 KEYS: dict[str, dict[str, Any] | None] = {
@@ -250,6 +253,22 @@ def test_admin_errors(
 ) -> None:
     response = client_for(make_key(admin=True)).http.request(method, path, json=body)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+
+
+def test_a_topup_may_be_repeated(client_for: Callable[..., Any], make_key: Callable[..., str]) -> None:
+    boss = client_for(make_key(admin=True))
+    boss.post("/v1/admin/keys", {"account": "twice"})
+    body = {"microcredits": 50, "once": "invoice-7"}
+    answers = [boss.post("/v1/admin/accounts/twice/topups", body) for _ in range(3)]
+    assert [(answer.status_code, answer.json()["balance_microcredits"]) for answer in answers] == [(201, 50)] * 3
+    other = boss.post("/v1/admin/accounts/twice/topups", body | {"microcredits": 51})
+    assert (other.status_code, other.json()["error"]["code"]) == (400, "invalid_value")
+
+
+def test_many_wrong_items_are_one_complaint() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        CreateKeyRequest.model_validate_json(json.dumps({"account": "a", "models": [1] * 1000}))
+    assert refusal.value.error_count() == 1
 
 
 def test_sign_up_is_off_unless_the_operator_wants_it(client_for: Callable[..., Any]) -> None:

@@ -89,6 +89,16 @@ def test_unknown_fields_are_all_named(client: Any) -> None:
     assert "dimension, turncate" in response.json()["error"]["message"]
 
 
+def test_of_very_many_unknown_fields_some_are_named(client: Any) -> None:
+    many = client.embed("a", **{f"x{i}": 1 for i in range(400_000)})
+    assert fault(many) == (400, INVALID, "x0", "unknown_parameter")
+    named = ", ".join(f"x{i}" for i in range(20))
+    assert many.json()["error"]["message"] == f"Unknown parameters: {named} and 399,980 more."
+    long = client.embed("a", **{"y" * 1_000_000: 1})
+    assert fault(long) == (400, INVALID, "y" * 100, "unknown_parameter")
+    assert len(long.content) < 1000
+
+
 def test_an_unknown_model(client: Any) -> None:
     for name in ("text-embedding-3-small", "no/such:query", f"{MODEL}:passage", ":query"):
         response = client.post("/v1/embeddings", {"model": name, "input": "a"})
