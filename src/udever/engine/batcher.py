@@ -302,7 +302,7 @@ class Batcher:
         try:
             vectors = self._timed([item.request.sequences[item.index] for item in batch])
         except Exception as error:  # noqa: BLE001  whatever a text provokes must not reach its neighbours
-            log.warning("a batch of %d texts failed: %s", len(batch), error)
+            log.warning("a batch of %d texts failed: %s", len(batch), type(error).__name__)  # its words may quote them
             if len(batch) == 1:
                 self._fail(batch[0], error)
             else:

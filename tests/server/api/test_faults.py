@@ -61,7 +61,7 @@ def test_a_model_thread_that_dies_turns_ready_red_and_begins_again(
         assert client.get("/health/ready").status_code == 503
         assert client.get("/health/live").status_code == 200
         assert (dead.status_code, dead.json()["error"]["type"]) == (503, "server_error")
-        assert "out of order" not in dead.text
+        assert "out of order" not in dead.text + server.log
         assert int(dead.headers["retry-after"]) >= 1
         server.wait("/health/ready")
         assert accounts.ledger.balance("a") == paid
@@ -82,6 +82,8 @@ def test_a_text_that_fails_in_the_model_fails_alone_and_is_named(
         assert [response.status_code for response in good] == [200] * 20
         assert bad.result().status_code == 500
         assert bad.result().json()["error"]["param"] == "input[2]"
+        assert "ValueError" in server.log
+        assert "out of order" not in bad.result().text + server.log
         assert client.get("/health/ready").status_code == 200
         used = sum(response.json()["usage"]["total_tokens"] for response in good)
         assert accounts.ledger.balance("a") == before - used
