@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from udever.engine.embedder import BATCH_TOKENS, Embedder, Vectors
+from udever.engine.threads import fitting_threads
 from udever.errors import OverloadedError, QueueClosedError, SequenceFailedError
 
 MAX_WAIT_SECONDS = 30.0
@@ -95,6 +96,8 @@ class Batcher:
         on_batch: called in the model thread after each batch.
         """
         self.embedder, self.batch_tokens, self.max_wait_seconds = embedder, batch_tokens, max_wait_seconds
+        self._flops_per_token = 24 * embedder.config.layers * embedder.config.width**2
+        """Of the blocks' linear layers: twice 12 · layers · width²."""
         self.restarts = 0
         """How often the model thread failed and began again."""
         self._on_batch = on_batch
@@ -319,8 +322,10 @@ class Batcher:
 
     def _timed(self, sequences: list[list[int]]) -> Vectors:
         began = time.monotonic()
-        vectors = self.embedder.forward(sequences, batch_tokens=self.batch_tokens)
-        seconds, tokens = time.monotonic() - began, sum(map(len, sequences))
+        tokens = sum(map(len, sequences))
+        with fitting_threads(tokens * self._flops_per_token):
+            vectors = self.embedder.forward(sequences, batch_tokens=self.batch_tokens)
+        seconds = time.monotonic() - began
         if tokens >= self._telling_tokens:
             self._past_tokens = FORGETTING * self._past_tokens + tokens
             self._past_seconds = FORGETTING * self._past_seconds + seconds
