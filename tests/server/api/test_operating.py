@@ -109,6 +109,28 @@ def test_a_lazy_model_is_loaded_by_its_first_request(
     assert (health.status_code, health.json()["models"]) == (200, waiting | {"mine": "ready", "gone": "failed"})
 
 
+def test_beside_a_large_request_small_ones_are_served_and_the_next_large_one_is_refused(
+    start_server: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    env = {"UDEVER_BATCH_TOKENS": "256", "UDEVER_MAX_WAIT_SECONDS": "1"}
+    url = start_server("--no-auth", env=env).url
+    large = {"model": MODEL, "input": ["many words " * 100] * 300}
+    with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client.post, "/v1/embeddings", json=large)
+        wait_until(lambda: _drain_seconds(client.get("/metrics").text) > 1.5)
+        small = [client.post("/v1/embeddings", json=EMBED) for _ in range(5)]
+        refused = client.post("/v1/embeddings", json=large)
+        assert [answer.status_code for answer in small] == [200] * 5
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert first.result().status_code == 200
+
+
+def _drain_seconds(metrics: str) -> float:
+    families = {family.name: family for family in text_string_to_metric_families(metrics)}
+    return families["udever_queue_drain_seconds"].samples[0].value
+
+
 def test_while_it_loads_a_request_may_be_told_to_come_again(start_server: Callable[..., Any]) -> None:
     server = start_server("--no-auth", env={"UDEVER_LOAD_WAIT_SECONDS": "0"}, ready=False)
     server.wait("/health/live")
