@@ -1,11 +1,12 @@
 """How fast and in how much memory a BitFit step runs: udever beside sentence-transformers, same weights, data and loss.
 
     python benchmarks/train.py                       # writes docs/training-performance.{json,md}
-    python benchmarks/train.py --device cuda --batch 1024 --shapes 560m
+    python benchmarks/train.py --device cuda --shapes 560m   # 1024 triplets, bf16: training-performance-cuda.{json,md}
 
 The peer is what people use: CachedMultipleNegativesRankingLoss over last-token pooling with markers, everything but the
 biases frozen. Each round runs both, in turns; memory is the peak of a process of its own above its weights. Both
-must give the same loss, or nothing is written.
+must give the same loss, or nothing is written. On a GPU the step's arithmetic, the least that it needs, is also set
+beside what a plain bf16 product reaches.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from typing import Any
 
 import psutil
 import torch
-from encoding.machine import as_json, describe
+from encoding.machine import as_json, ceiling_probes, describe
 from encoding.report import machine_lines, replace_sections, table
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,6 +37,7 @@ from udever.training.base import load_base
 from udever.training.bitfit import unfreeze
 from udever.training.contrastive import Contrast, Pairing, contrastive_loss
 from udever.training.distributed import World
+from udever.training.free_memory import free_bytes
 from udever.training.gradcache import accumulate
 from udever.training.memory import plan_memory
 from udever.training.step import CHUNK_TOKENS
@@ -44,7 +46,13 @@ DOCS = Path(__file__).parent.parent / "docs"
 SHAPES = {"nano": (256, 4, 4), "small": (512, 8, 8), "560m": (1024, 24, 16)}
 """Width, layers, heads; the vocabulary is udever-nano's."""
 TEMPERATURE, MAX_TOKENS, MINI_BATCH = 0.05, 256, 16
+DEFAULTS = {"cpu": (64, 0, "training-performance.json"), "cuda": (1024, 1, "training-performance-cuda.json")}
+"""By device: examples a step, hard negatives of each, the file of results."""
+LOSS_TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}
+"""Relative: bf16 on a GPU, where transformers rounds ALiBi too."""
 Step = Callable[[], float]
+Columns = Sequence[Sequence[str]]
+"""Queries, their documents, and their hard negatives, if there are any."""
 
 
 def main() -> None:
@@ -72,35 +80,60 @@ def _compare(options: argparse.Namespace) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["nano", "small"])
-    parser.add_argument("--batch", type=int, default=64, help="pairs a step")
+    parser.add_argument("--batch", type=int, help="examples a step; default: 64, on CUDA 1024")
+    parser.add_argument("--negatives", type=int, choices=(0, 1), help="hard negatives of each; default: 0, on CUDA 1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", type=float, default=0.0, help="GB for activations; 0: keep them all if they fit")
+    parser.add_argument(
+        "--memory", type=float, default=0.0, help="GB for activations; 0: all, on CUDA half of what is free"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, default=DOCS / "training-performance.json")
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--alone", choices=("udever", "sentence-transformers"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    batch, negatives, file = DEFAULTS[torch.device(options.device).type]
+    options.batch = options.batch or batch
+    options.negatives = negatives if options.negatives is None else options.negatives
+    options.json = options.json or DOCS / file
+    return options
 
 
 def _measure(shape: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_checkpoint(folder, shape)
-        pairs = _pairs(options.batch)
-        steps = {label: make(folder, pairs, options) for label, make in WAYS.items()}
+        columns, device = _columns(options), torch.device(options.device)
+        steps = {label: make(folder, columns, options) for label, make in WAYS.items()}
         losses = {label: step() for label, step in steps.items()}
-        if abs(losses["udever"] - losses["sentence-transformers"]) > 1e-3 * abs(losses["udever"]):
+        if abs(losses["udever"] - losses["sentence-transformers"]) > LOSS_TOLERANCE[device.type] * losses["udever"]:
             raise SystemExit(f"the losses differ: {losses}")
         seconds: dict[str, list[float]] = {label: [] for label in steps}
         for _ in range(options.rounds):
             for label, step in steps.items():
                 began = time.perf_counter()
                 step()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
                 seconds[label].append(time.perf_counter() - began)
         peaks = {label: _peak(label, folder, options) for label in steps}
-    tokens = sum(map(len, _sequences(pairs)))
-    return {"tokens": tokens, "losses": losses, "seconds": seconds, "peak_bytes": peaks}
+    lengths = [len(sequence) for sequence in _sequences(columns)]
+    found = {"tokens": sum(lengths), "losses": losses, "seconds": seconds, "peak_bytes": peaks}
+    if device.type == "cuda":
+        found |= {"gflop": _gflop(shape, lengths), "ceiling_gflops": ceiling_probes(device)["bf16"]()}
+    return found | {"examples": options.batch, "negatives": options.negatives}
+
+
+def _gflop(shape: str, lengths: Sequence[int]) -> float:
+    """The least arithmetic of a BitFit step: forward, and the gradients of activations; frozen matrices need none.
+
+    In the last block only keys and values of all tokens. Of attention six products, two forward and four backward.
+    """
+    width, layers, _ = SHAPES[shape]
+    tokens, texts, squares = sum(lengths), len(lengths), sum(length**2 for length in lengths)
+    matrices = 4 * width**2 * (tokens * (12 * (layers - 1) + 2) + texts * 10)
+    attention = 6 * width * (squares * (layers - 1) + 2 * tokens)
+    return (matrices + attention) / 1e9
 
 
 def _write_checkpoint(folder: Path, shape: str) -> None:
@@ -121,28 +154,33 @@ def _write_checkpoint(folder: Path, shape: str) -> None:
     save_file({name: draw(name, size) for name, size in shapes.items()}, folder / "model.safetensors", {"format": "pt"})
 
 
-def _pairs(count: int) -> list[tuple[str, str]]:
-    pairs = code_local((), candidates=1000, seed=0).pairs
-    return list(zip(pairs.queries[:count], pairs.documents[:count], strict=True))
+def _columns(options: argparse.Namespace) -> Columns:
+    """Docstrings, their functions, and as hard negatives other functions."""
+    pairs, count = code_local((), candidates=1000, seed=0).pairs, options.batch
+    if len(pairs.documents) < count * (1 + options.negatives):
+        raise SystemExit(f"the standard library has {len(pairs.documents):,} functions, too few for --batch {count:,}")
+    columns = [pairs.queries[:count], pairs.documents[:count], pairs.documents[count : 2 * count]]
+    return columns[: 2 + options.negatives]
 
 
-def _sequences(pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+def _sequences(columns: Columns) -> list[list[int]]:
     tokenizer = UdeverTokenizer.from_folder(registry.resolve("udever-nano").folder)
-    queries, documents = zip(*pairs, strict=True)
+    queries, *documents = columns
     kept = {"max_tokens": MAX_TOKENS, "truncate": "end"}
-    return [*tokenizer.encode(queries, role="query", **kept), *tokenizer.encode(documents, role="document", **kept)]
+    texts = [text for column in documents for text in column]
+    return [*tokenizer.encode(queries, role="query", **kept), *tokenizer.encode(texts, role="document", **kept)]
 
 
-def _udever(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Namespace) -> Step:
+def _udever(folder: Path, columns: Columns, options: argparse.Namespace) -> Step:
     device = torch.device(options.device)
     base = load_base(str(folder), precision="fp32" if options.device == "cpu" else "bf16", device=device, markers=False)
     parameters = unfreeze(base.model, tune="bitfit", markers=False)
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.0)
-    sequences, count = _sequences(pairs), len(pairs)
+    sequences, count = _sequences(columns), options.batch
     pairing = Pairing.from_rows(list(range(count)), [])
     plan = plan_memory(
         base.config, tune="bitfit", tokens=sum(map(len, sequences)), chunk_tokens=CHUNK_TOKENS[device.type],
-        budget_bytes=round(options.memory * 1e9) or 1 << 62,
+        budget_bytes=round(options.memory * 1e9) or (1 << 62 if options.device == "cpu" else free_bytes(device) // 2),
     )  # fmt: skip
 
     def loss_of(embeddings: Tensor) -> tuple[Tensor, None]:
@@ -158,7 +196,7 @@ def _udever(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Na
     return step
 
 
-def _sentence_transformers(folder: Path, pairs: Sequence[tuple[str, str]], options: argparse.Namespace) -> Step:
+def _sentence_transformers(folder: Path, columns: Columns, options: argparse.Namespace) -> Step:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -172,7 +210,8 @@ def _sentence_transformers(folder: Path, pairs: Sequence[tuple[str, str]], optio
         parameter.requires_grad_(name.endswith(".bias"))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
     loss_of = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=MINI_BATCH)
-    sequences, count = _sequences(pairs), len(pairs)
+    sequences, count = _sequences(columns), options.batch
+    parts = [sequences[first : first + count] for first in range(0, len(sequences), count)]
 
     def features(part: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         longest = max(map(len, part))
@@ -181,7 +220,7 @@ def _sentence_transformers(folder: Path, pairs: Sequence[tuple[str, str]], optio
         return {"input_ids": ids, "attention_mask": mask}
 
     def step() -> float:
-        loss = loss_of([features(sequences[:count]), features(sequences[count:])], torch.zeros(count))
+        loss = loss_of([features(part) for part in parts], torch.zeros(count))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -196,8 +235,9 @@ WAYS = {"udever": _udever, "sentence-transformers": _sentence_transformers}
 def _alone(options: argparse.Namespace) -> None:
     """In a process of its own: the peak above what is there before the first step."""
     torch.set_num_threads(options.threads)
-    step = WAYS[options.alone](options.folder, _pairs(options.batch), options)
+    step = WAYS[options.alone](options.folder, _columns(options), options)
     if options.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()  # loading and moving the weights took more than they do
         before = torch.cuda.memory_allocated()
         step()
         print(torch.cuda.max_memory_allocated() - before)
@@ -223,7 +263,7 @@ def _resident() -> int:
 
 def _peak(label: str, folder: Path, options: argparse.Namespace) -> int:
     flags = ["--batch", str(options.batch), "--device", options.device, "--threads", str(options.threads)]
-    flags += ["--memory", str(options.memory)]
+    flags += ["--memory", str(options.memory), "--negatives", str(options.negatives)]
     command = [sys.executable, __file__, "--alone", label, "--folder", str(folder), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
@@ -242,12 +282,17 @@ def _report(shapes: dict[str, Any]) -> list[str]:
                     f"{shape} {'x'.join(map(str, SHAPES[shape]))}",
                     label,
                     f"{found['tokens'] / seconds[label]:,.0f}",
+                    f"{seconds[label]:.2f}",
                     f"{ratio:.2f}×" if label == "udever" else "",
                     f"{peaks[label] / 1e6:,.0f} MB",
                     f"{peaks['udever'] / peaks['sentence-transformers']:.2f}" if label == "udever" else "",
+                    *([f"{found['gflop'] / seconds[label] / found['ceiling_gflops']:.0%}"] if "gflop" in found else []),
                 ]
             )
-    return list(table(("shape", "", "tokens/s", "speed", "peak above the weights", "of the peer's"), rows))
+    told = next(iter(shapes.values()))
+    step = f"s/step of {told['examples']:,} {'triplets' if told['negatives'] else 'pairs'}"
+    head = ["shape", "", "tokens/s", step, "speed", "peak above the weights", "of the peer's"]
+    return table((*head, *(["of a plain bf16 product"] if "gflop" in told else [])), rows)
 
 
 if __name__ == "__main__":
