@@ -24,7 +24,9 @@ from udever.errors import DivergedError, OptionError, RecipeError, RunChangedErr
 from udever.tokenizer import UdeverTokenizer
 from udever.training import checkpoint, run, verify
 from udever.training import recipe as recipes
+from udever.training import session as sessions
 from udever.training.data.store_writer import TextExample, new_store
+from udever.training.memory import kept_bytes
 from udever.training.objective import contrastive
 from udever.training.recipe import DistillPart, Recipe
 from udever.training.session import Session, case, not_certified, open_session, products
@@ -188,6 +190,19 @@ def test_resumed_with_other_memory_it_ends_with_the_same_bytes(recipe_file: Path
     assert json.loads((killed / "run.json").read_text())["chunk_tokens"] == 35
     name = Path("delta") / "delta.safetensors"
     assert (whole / name).read_bytes() == (killed / name).read_bytes()
+
+
+def test_gradients_and_moments_leave_less_room_for_activations(
+    recipe_file: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe_file.write_text(recipe_file.read_text().replace("max_tokens", 'tune = "all"\nmax_tokens', 1))
+    monkeypatch.setattr(sessions, "free_bytes", lambda _: 5_000_000)
+    with open_session(recipes.load(recipe_file), data=data, device="cpu") as session:
+        moved = sum(parameter.numel() for parameter in session.trainer.parameters.values())
+        room = (5_000_000 - 12 * moved) // 2
+        token = kept_bytes(session.base.config, tune="all", recompute=True)
+    assert 1_000_000 < 12 * moved < 4_000_000
+    assert session.identity.chunk_tokens == room // token
 
 
 def test_a_kill_while_the_log_is_cut_loses_no_score(
