@@ -1,5 +1,6 @@
-"""Small work runs on one thread, and leaves the number of threads as it found it."""
+"""Small work runs on one thread where cores are busy, and leaves the number of threads as it found it."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,11 +8,13 @@ import torch
 
 from udever import Embedder
 from udever.engine.batcher import Batcher
-from udever.engine.threads import SMALL_FLOPS, fitting_threads
+from udever.engine.threads import SMALL_FLOPS, cores_are_busy, fitting_threads
 
 
 @pytest.fixture(autouse=True)
-def three_threads() -> Iterator[None]:
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """PyTorch has three, and so much wants to run that they would wait for each other."""
+    monkeypatch.setattr(os, "getloadavg", lambda: ((os.cpu_count() or 1) + 1.0, 0.0, 0.0))
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
@@ -23,6 +26,13 @@ def test_small_work_gets_one_thread_and_large_work_all() -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
     with fitting_threads(SMALL_FLOPS + 1):
+        assert torch.get_num_threads() == 3
+
+
+def test_on_idle_cores_small_work_gets_all_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cores_are_busy()
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 9.0, 9.0))
+    with fitting_threads(1):
         assert torch.get_num_threads() == 3
 
 

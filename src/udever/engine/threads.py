@@ -1,10 +1,11 @@
-"""How many threads a forward pass gets: one, where waking the others costs more than they do.
+"""How many threads a forward pass gets: one, if the work is small and the cores are busy.
 
-A short query through a small model is a hundred tiny operations. On idle cores a second thread saves a fifth of its
-time; on busy ones, as beside an HTTP server and its clients, each operation waits until that thread is scheduled.
+A short query through a small model is a hundred tiny operations. On idle cores a second thread saves a part of its
+time; on busy ones each operation waits until that thread is scheduled, and the query takes ten times as long.
 Does not know: models or texts.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,9 +17,9 @@ SMALL_FLOPS = 2e8
 
 @contextmanager
 def fitting_threads(flops: float) -> Iterator[None]:
-    """Inside, PyTorch uses one thread of this one's if the work is small. For a thread that computes nothing else."""
+    """Inside, PyTorch uses one thread of this one's where more would wait. For a thread that computes nothing else."""
     threads = torch.get_num_threads()
-    if threads == 1 or flops > SMALL_FLOPS:
+    if threads == 1 or flops > SMALL_FLOPS or not cores_are_busy():
         yield
         return
     torch.set_num_threads(1)
@@ -26,3 +27,8 @@ def fitting_threads(flops: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def cores_are_busy() -> bool:
+    """Whether more has wanted to run in the last minute than there are cores."""
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
