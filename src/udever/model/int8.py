@@ -150,11 +150,12 @@ class Int8Linear(Linear):
         self.bias, self.out_dtype = bias.float(), out_dtype
         self.kept = (quantized.kept >= 0).nonzero().squeeze(1)
         self.rows = quantized.rows[quantized.kept[self.kept]].to(out_dtype)
+        self.rows_bias = bias[self.kept].to(out_dtype)
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in `out_dtype`."""
         y, token_scales = self.kernel.product(x, self.packed)
         y = torch.addcmul(self.bias, y, token_scales, out=y).to(self.out_dtype)
         if len(self.kept):
-            y[:, self.kept] = F.linear(x.to(self.out_dtype), self.rows, self.bias[self.kept].to(self.out_dtype))
+            y[:, self.kept] = F.linear(x.to(self.out_dtype), self.rows, self.rows_bias)
         return gelu_(y) if gelu else y

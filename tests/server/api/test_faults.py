@@ -114,6 +114,14 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     assert server.stop(number=signal.SIGTERM) == 0
 
 
+def assert_only_answers_were_paid(database_url: str, pepper: str, spent: list[httpx.Response]) -> None:
+    tokens = sum(response.json()["usage"]["total_tokens"] for response in spent if response.status_code == 200)
+    with open_accounts(database_url, pepper=pepper) as accounts:
+        audit = accounts.ledger.audit()
+        assert (audit.sound, audit.open_requests) == (True, 0)
+        assert accounts.ledger.balance("a") == 10**9 - tokens
+
+
 @pytest.mark.postgres
 def test_postgresql_gone_for_five_seconds(
     start_server: Callable[..., Any], cluster: Any, postgres_url: str, wait_until: Callable[..., None]
@@ -137,11 +145,7 @@ def test_postgresql_gone_for_five_seconds(
             cluster.start()
         wait_until(lambda: (spent.append(embed(client, "after")) or spent[-1].status_code) == 200)
     assert server.stop() == 0
-    tokens = sum(response.json()["usage"]["total_tokens"] for response in spent if response.status_code == 200)
-    with open_accounts(postgres_url, pepper=pepper) as accounts:
-        audit = accounts.ledger.audit()
-        assert (audit.sound, audit.open_requests) == (True, 0)
-        assert accounts.ledger.balance("a") == 10**9 - tokens
+    assert_only_answers_were_paid(postgres_url, pepper, spent)
 
 
 @pytest.mark.postgres
@@ -168,8 +172,4 @@ def test_postgresql_read_only_for_a_while(
         set_read_only("off")
         wait_until(lambda: (spent.append(embed(client, "after")) or spent[-1].status_code) == 200)
     assert server.stop() == 0
-    tokens = sum(response.json()["usage"]["total_tokens"] for response in spent if response.status_code == 200)
-    with open_accounts(postgres_url, pepper=pepper) as accounts:
-        audit = accounts.ledger.audit()
-        assert (audit.sound, audit.open_requests) == (True, 0)
-        assert accounts.ledger.balance("a") == 10**9 - tokens
+    assert_only_answers_were_paid(postgres_url, pepper, spent)
