@@ -7,10 +7,12 @@ Invariant: chunk `n` of the cache holds the unit vectors (fp16) of rows [n * CHU
 import argparse
 import importlib.util
 import json
+import os
 import random
 import struct
 import time
 from collections import Counter, defaultdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,10 @@ import torch.nn.functional as F
 from data import Example, examples
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from udever.model.int8 import Int8Linear, quantize_weight
+
 CHUNK, WIDTH, HEADER_BYTES = 8192, 384, 8
-MAX_TOKENS = 80
+MAX_TOKENS = 64
 BUDGET_CHARS = {"wide": 10**9, "ui": 10**9, "sts": 1_200_000, "qa": 1_000_000, "lexicon": 400_000}
 BUDGET_CHARS |= {"tatoeba": 4_400_000, "debian": 2_200_000, "gloss": 1_600_000, "code": 550_000}
 """How many characters of each group's targets (for code: of each language's) the teacher reads at most."""
@@ -86,9 +90,10 @@ class E5Teacher:
         for i in range(n_layers):
             w = {k: q4(f"l{i}.{k}.w", ff if k == "fo" else h) for k in ("q", "k", "v", "ao", "fi", "fo")}
             b = {k: f32(f"l{i}.{k}.b") for k in w}
-            qkv = (torch.cat([w["q"], w["k"], w["v"]]), torch.cat([b["q"], b["k"], b["v"]]))
-            norms = [(f32(f"l{i}.{k}.w"), f32(f"l{i}.{k}.b")) for k in ("aln", "oln")]
-            self.layers.append((qkv, (w["ao"], b["ao"]), norms[0], (w["fi"], b["fi"]), (w["fo"], b["fo"]), norms[1]))
+            qkv = _int8(torch.cat([w["q"], w["k"], w["v"]]), torch.cat([b["q"], b["k"], b["v"]]))
+            attn_out, ff_in, ff_out = (_int8(w[k], b[k]) for k in ("ao", "fi", "fo"))
+            attn_norm, out_norm = ((f32(f"l{i}.{k}.w"), f32(f"l{i}.{k}.b")) for k in ("aln", "oln"))
+            self.layers.append((qkv, attn_out, attn_norm, ff_in, ff_out, out_norm))
         pieces = [(blob[offsets[i] : offsets[i + 1]].decode("utf8", "replace"), float(scores[i])) for i in range(n)]
         self.tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unk))
         self.tokenizer.normalizer = normalizers.Sequence(
@@ -112,13 +117,18 @@ class E5Teacher:
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
         b, t = x.shape
-        h = F.layer_norm(self.words[x] + self.positions[:t], (self.width,), *self.norm, self.eps)
+        h = F.layer_norm(self.words[x] + self.positions[:t], (self.width,), *self.norm, self.eps).flatten(0, 1)
         for qkv, attn_out, attn_norm, ff_in, ff_out, out_norm in self.layers:
-            q, k, v = F.linear(h, *qkv).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            c = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, -1)
-            h = F.layer_norm(F.linear(c, *attn_out).add_(h), (self.width,), *attn_norm, self.eps)
-            h = F.layer_norm(F.linear(F.gelu(F.linear(h, *ff_in)), *ff_out).add_(h), (self.width,), *out_norm, self.eps)
-        return F.normalize(h.mean(1), dim=1)
+            q, k, v = qkv(h).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            c = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b * t, -1)
+            h = F.layer_norm(attn_out(c).add_(h), (self.width,), *attn_norm, self.eps)
+            h = F.layer_norm(ff_out(F.gelu(ff_in(h))).add_(h), (self.width,), *out_norm, self.eps)
+        return F.normalize(h.view(b, t, -1).mean(1), dim=1)
+
+
+def _int8(weight: torch.Tensor, bias: torch.Tensor) -> Int8Linear:
+    """1.4 times as fast as float32 on AVX2; the centred vectors keep a cosine of 0.996."""
+    return Int8Linear(quantize_weight(weight), bias, out_dtype=torch.float32)
 
 
 def pick(pool: list[Example], seed: int = 0) -> list[str]:
@@ -142,11 +152,17 @@ def pick(pool: list[Example], seed: int = 0) -> list[str]:
 
 
 def cached(work: Path) -> tuple[dict[str, int], np.ndarray]:
-    """What the cache holds so far: target -> row, and the vectors float16 [n, 384]."""
-    chunks = [np.load(path) for path in sorted((work / "teacher").glob("*.npy"))]
+    """What the cache holds without a gap: target -> row, and the vectors float16 [n, 384]."""
+    chunks = []
+    while (path := _chunk(work, len(chunks))).exists():
+        chunks.append(np.load(path))
     vectors = np.concatenate(chunks)
     targets = json.loads((work / "targets.json").read_text())[: len(vectors)]
     return {target: row for row, target in enumerate(targets)}, vectors
+
+
+def _chunk(work: Path, number: int) -> Path:
+    return work / "teacher" / f"{number:05d}.npy"
 
 
 def main() -> None:
@@ -154,29 +170,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="one core each")
     args = parser.parse_args()
     (args.work / "teacher").mkdir(parents=True, exist_ok=True)
     listing = args.work / "targets.json"
     if not listing.exists():
         listing.write_text(json.dumps(pick(list(examples(args.data))), ensure_ascii=False))
-    targets, teacher = json.loads(listing.read_text()), E5Teacher()
-    for start in range(0, len(targets), CHUNK):
-        path = args.work / "teacher" / f"{start // CHUNK:05d}.npy"
-        rows = min(CHUNK, len(targets) - start)
-        if not path.exists() or len(np.load(path, mmap_mode="r")) < rows:  # the last one, when targets were added
-            began = time.monotonic()
-            vectors = teacher.encode(targets[start : start + CHUNK])
-            _save(path, vectors)
-            print(
-                f"{start + len(vectors)}/{len(targets)} targets, {len(vectors) / (time.monotonic() - began):.0f}/s",
-                flush=True,
-            )
+    targets, missing = json.loads(listing.read_text()), []
+    for number, start in enumerate(range(0, len(targets), CHUNK)):
+        path, texts = _chunk(args.work, number), targets[start : start + CHUNK]
+        if not path.exists() or len(np.load(path, mmap_mode="r")) < len(texts):  # the last one, when targets were added
+            missing.append((path, texts))
+    began, done = time.monotonic(), 0
+    with get_context("spawn").Pool(args.processes, _begin) as pool:
+        for count in pool.imap(_read, missing):
+            done += count
+            left = sum(len(texts) for _, texts in missing) - done
+            print(f"{left} of {len(targets)} targets left, {done / (time.monotonic() - began):.0f}/s", flush=True)
 
 
-def _save(path: Path, vectors: np.ndarray) -> None:
+def _begin() -> None:
+    global _teacher
+    torch.set_num_threads(1)
+    _teacher = E5Teacher()
+
+
+def _read(chunk: tuple[Path, list[str]]) -> int:
+    path, texts = chunk
     with (part := path.with_suffix(".part")).open("wb") as file:
-        np.save(file, vectors.astype(np.float16))
+        np.save(file, _teacher.encode(texts).astype(np.float16))
     part.rename(path)
+    return len(texts)
 
 
 if __name__ == "__main__":

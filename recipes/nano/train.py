@@ -31,7 +31,7 @@ class Pool(NamedTuple):
     """The tokenised examples that have a teacher vector; one row each."""
 
     ids: np.ndarray
-    """uint16, the bodies one after another (no markers)."""
+    """uint32, the bodies one after another (no markers)."""
     offsets: np.ndarray
     """int64 [n + 1]: body i is ids[offsets[i] : offsets[i + 1]]."""
     target: np.ndarray
@@ -66,7 +66,7 @@ def prepare(data: Path, work: Path) -> Pool:
             total[group] += value
         weight = np.array([MIXTURE[c[0]] * root[c] / total[c[0]] / size[c] for c in cells])
         pool = Pool(
-            ids=np.fromiter((i for body in bodies for i in body), np.uint16),
+            ids=np.fromiter((i for body in bodies for i in body), np.uint32),
             offsets=np.cumsum([0] + [len(body) for body in bodies]),
             target=np.array([index[e.target] for e in kept], np.int32),
             partner=np.array([index[e.partner] for e in kept], np.int32),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from udever.errors import OptionError
-from udever.model.linear import FEW_ROWS, EmulatedBf16Linear, OneDnnLinear, PlainLinear, native_bf16
+from udever.model.linear import FEW_ROWS, EmulatedBf16Linear, OneDnnLinear, PlainLinear, SmallLinear, native_bf16
 from udever.model.precision import PRECISIONS, Precision, activation_dtype, make_linear, resolve_precision
 
 CPU = torch.device("cpu")
@@ -55,11 +55,12 @@ def test_prepacked_fp32_equals_plain(gelu: bool) -> None:
 
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])
 @pytest.mark.parametrize("rows", [1, 13, FEW_ROWS, FEW_ROWS + 1, 200])
-def test_few_rows_and_many_give_the_same_numbers(rows: int, gelu: bool) -> None:
+@pytest.mark.parametrize("kind", [PlainLinear, SmallLinear])
+def test_few_rows_and_many_give_the_same_numbers(kind: type[PlainLinear], rows: int, gelu: bool) -> None:
     weight, bias, _ = random_layer(rows=512, columns=256)
-    layer, x = PlainLinear(weight, bias), torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        y = layer(x, gelu=gelu)
+        y = kind(weight, bias)(x, gelu=gelu)
     exact = x.double() @ weight.double().T + bias.double()
     if gelu:
         exact = torch.nn.functional.gelu(exact, approximate="tanh")

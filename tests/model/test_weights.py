@@ -1,5 +1,6 @@
 import gc
 import json
+import math
 import os
 import pickle
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,21 @@ def test_every_layout_gives_the_same_tensors(
         assert tensor.is_contiguous()
         assert torch.equal(tensor, saved[name]), name
     checkpoint.check_finite()
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "bin before torch 1.6"])
+def test_float8_comes_as_the_same_numbers_in_float16(tensors: Tensors, write: Callable[..., Path], layout: str) -> None:
+    every_number = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    every_number = every_number[every_number.float().isfinite()]
+    table = every_number.repeat(tensors[TABLE].numel() // len(every_number) + 1)[: tensors[TABLE].numel()]
+    saved = tensors | {TABLE: table.view(tensors[TABLE].shape)}
+    checkpoint = Checkpoint.open(write(saved, layout))
+    loaded = checkpoint.tensors()
+    assert loaded[TABLE].dtype == torch.float16
+    assert torch.equal(loaded[TABLE].float(), saved[TABLE].float())
+    assert checkpoint.dtypes == {"F8_E4M3": table.numel(), "F32": sum(t.numel() for t in tensors.values()) - len(table)}
+    checkpoint.check_finite()
+    assert checkpoint.digest() == Checkpoint.open(checkpoint.folder).digest()
 
 
 def test_tensors_come_in_the_order_asked(tiny_checkpoint: Path) -> None:
@@ -439,8 +456,13 @@ def test_a_file_replaced_after_opening_is_no_crash(tensors: Tensors, write: Call
         checkpoint.tensors()
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        *product([torch.float32, torch.bfloat16, torch.float16, torch.float64], [math.nan, math.inf, -math.inf]),
+        (torch.float8_e4m3fn, math.nan),  # it has no infinity
+    ],
+)
 def test_nan_and_infinity_are_found_and_counted(
     tensors: Tensors, write: Callable[..., Path], dtype: torch.dtype, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from udever.errors import OptionError
 from udever.model.int8 import Int8Linear, Quantized, quantize_weight
-from udever.model.linear import EmulatedBf16Linear, Linear, OneDnnLinear, PlainLinear, native_bf16, prepacking_pays
+from udever.model.linear import (
+    EmulatedBf16Linear,
+    Linear,
+    OneDnnLinear,
+    PlainLinear,
+    SmallLinear,
+    keeps_both_layouts,
+    native_bf16,
+    prepacking_pays,
+)
 
 Precision = Literal["fp32", "bf16", "int8", "fp64"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -59,8 +68,9 @@ def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precisio
     weight = weight.to(dtype)
     if device.type == "cpu" and dtype == torch.bfloat16 and not native_bf16():
         return EmulatedBf16Linear(weight, bias)
-    packs = device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and prepacking_pays()))
-    return (OneDnnLinear if packs else PlainLinear)(weight, bias.to(dtype))
+    if device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and prepacking_pays())):
+        return OneDnnLinear(weight, bias.to(dtype))
+    return (SmallLinear if keeps_both_layouts(weight) else PlainLinear)(weight, bias.to(dtype))
 
 
 def make_trainable_linear(weight: Tensor, bias: Tensor, *, precision: Precision) -> Linear:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,10 @@ from udever.errors import CorruptFileError, ModelNotFoundError, TensorShapeError
 IGNORED = frozenset({"lm_head.weight"})
 """Tensors of a language model that an embedder has no use for."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""The dtypes weights may have, by safetensors' names."""
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""The dtypes that weights come in, by safetensors' names."""
+_STORED_DTYPES = DTYPES | {"F8_E4M3": torch.float8_e4m3fn}
+"""The dtypes weights may have in a file; those in float8 come in float16, which holds each of its numbers."""
+_DTYPE_NAMES = {dtype: name for name, dtype in _STORED_DTYPES.items()}
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _LAYOUTS = tuple(name for single in _SINGLE_FILES for name in (single, f"{single}.index.json"))
 _MAX_HEADER_BYTES = 100 << 20
@@ -60,7 +63,7 @@ class Stored:
     @property
     def row_bytes(self) -> int:
         """Bytes of one slice along the first axis."""
-        return DTYPES[self.dtype].itemsize * math.prod(self.shape[1:])
+        return _STORED_DTYPES[self.dtype].itemsize * math.prod(self.shape[1:])
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
@@ -123,15 +126,17 @@ def map_tensors(file: Path, entries: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The tensors of one file that `entries` names, as views of private copy-on-write mappings.
 
     Those of a safetensors file have a mapping each, so that each is unmapped with its last reference; those of a .bin
-    file share one.
+    file share one. What is stored in float8 is a copy, in float16.
 
     Raises:
         CorruptFileError: the file is not what it was when its contents were listed.
     """
     if not _is_safetensors(file):
-        return _map_pickled(file, entries)
-    with _opened(file) as stream:
-        return {name: _map_stored(stream, entry) for name, entry in entries.items()}
+        found = _map_pickled(file, entries)
+    else:
+        with _opened(file) as stream:
+            found = {name: _map_stored(stream, entry) for name, entry in entries.items()}
+    return {name: _widened(tensor) for name, tensor in found.items()}
 
 
 def is_mappable(file: Path) -> bool:
@@ -157,9 +162,9 @@ def _safetensors_contents(file: Path) -> list[Stored]:
             first, last = (int(offset) for offset in facts["data_offsets"])
         except (LookupError, TypeError, ValueError) as error:
             raise CorruptFileError(f"{file}: the header entry of {key} is broken", hint=_FETCH_AGAIN) from error
-        _require_dtype(dtype in DTYPES or key in IGNORED, key=key, dtype=dtype, file=file)
+        _require_dtype(dtype in _STORED_DTYPES or key in IGNORED, key=key, dtype=dtype, file=file)
         entry = Stored(key=key, file=file, dtype=dtype, shape=shape, offset=data_start + first)
-        if key not in IGNORED and (first < 0 or last - first != math.prod(shape) * DTYPES[dtype].itemsize):
+        if key not in IGNORED and (first < 0 or last - first != math.prod(shape) * _STORED_DTYPES[dtype].itemsize):
             raise CorruptFileError(f"{file}: the header gives {key} the wrong number of bytes", hint=_FETCH_AGAIN)
         entries.append(entry)
         data_end = max(data_end, data_start + last)
@@ -188,15 +193,23 @@ def _safetensors_header(stream: BinaryIO, *, file: Path, file_bytes: int) -> tup
 
 def _map_stored(stream: BinaryIO, entry: Stored) -> Tensor:
     page_start = entry.offset - entry.offset % mmap.ALLOCATIONGRANULARITY
-    end = entry.offset + math.prod(entry.shape) * DTYPES[entry.dtype].itemsize
+    end = entry.offset + math.prod(entry.shape) * _STORED_DTYPES[entry.dtype].itemsize
     try:
         # Copy-on-write, as torch has no read-only tensors; the tensor keeps the mapping alive.
         mapping = mmap.mmap(stream.fileno(), end - page_start, offset=page_start, access=mmap.ACCESS_COPY)
     except ValueError as error:
         raise CorruptFileError(f"{entry.file} shrank since it was opened", hint=_FETCH_AGAIN) from error
     count = math.prod(entry.shape)
-    flat = torch.frombuffer(mapping, dtype=DTYPES[entry.dtype], count=count, offset=entry.offset - page_start)
+    flat = torch.frombuffer(mapping, dtype=_STORED_DTYPES[entry.dtype], count=count, offset=entry.offset - page_start)
     return flat.view(entry.shape)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Float8 as the same numbers in float16; any other tensor as it is."""
+    if tensor.dtype != torch.float8_e4m3fn:
+        return tensor
+    each = torch.arange(256, dtype=torch.uint8).view(tensor.dtype).half()
+    return torch.from_numpy(np.take(each.numpy(), tensor.view(torch.uint8).numpy()))  # twice as fast as tensor.half()
 
 
 def _pickled_contents(file: Path) -> list[Stored]:
@@ -255,7 +268,7 @@ def _opened(file: Path) -> BinaryIO:
 def _require_dtype(supported: bool, *, key: str, dtype: object, file: Path) -> None:
     if not supported:
         raise TensorShapeError(
-            f"{file}: {key} is stored as {dtype}; BLOOM's weights are {', '.join(DTYPES)}",
+            f"{file}: {key} is stored as {dtype}; BLOOM's weights are {', '.join(_STORED_DTYPES)}",
             hint="use the model's original, unquantised weights",
         )
 

@@ -159,7 +159,7 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], part: OptimizerPart) 
     return torch.optim.AdamW(
         [{"params": members, "lr": rate, "weight_decay": decay} for (rate, decay), members in groups.items()],
         betas=part.betas,
-        foreach=False,  # one tensor after the other: the same roundings whatever else is in the group
+        fused=True,  # one pass over each tensor, with the same roundings whatever else is in the group
     )
 
 
@@ -172,5 +172,5 @@ def schedule(kind: str, *, step: int, steps: int, warmup: int) -> float:
 
 
 def _norm(parameters: Iterable[nn.Parameter]) -> float:
-    squares = [full(p.grad.double().square().sum()) for p in parameters if p.grad is not None]
-    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in parameters if p.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack([full(norm) for norm in norms]))) if norms else 0.0
