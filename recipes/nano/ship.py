@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from udever import Embedder
+from udever.engine.deltas import TABLE
 from udever.engine.folders import whole_file
 from udever.evaluation.results import Result, read, walk
 
-TABLE = "word_embeddings.weight"
 PROTOCOLS = {
     "stsb-dev": "STS-B dev, Spearman x 100, 1500 pairs a language, query on both sides",
     "flores200": "FLORES-200 dev rows 797-996, accuracy % of xx -> en among 200, query on both sides",

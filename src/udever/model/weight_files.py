@@ -28,6 +28,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """The dtypes that weights come in, by safetensors' names."""
 _STORED_DTYPES = DTYPES | {"F8_E4M3": torch.float8_e4m3fn}
 """The dtypes weights may have in a file; those in float8 come in float16, which holds each of its numbers."""
+_WIDENED_AT_ONCE = 1 << 16
+"""Numbers; numpy makes an index of 8 bytes for each, which for a whole table takes ten times as long to fault in."""
 _DTYPE_NAMES = {dtype: name for name, dtype in _STORED_DTYPES.items()}
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _LAYOUTS = tuple(name for single in _SINGLE_FILES for name in (single, f"{single}.index.json"))
@@ -208,8 +210,13 @@ def _widened(tensor: Tensor) -> Tensor:
     """Float8 as the same numbers in float16; any other tensor as it is."""
     if tensor.dtype != torch.float8_e4m3fn:
         return tensor
-    each = torch.arange(256, dtype=torch.uint8).view(tensor.dtype).half()
-    return torch.from_numpy(np.take(each.numpy(), tensor.view(torch.uint8).numpy()))  # twice as fast as tensor.half()
+    each = torch.arange(256, dtype=torch.uint8).view(tensor.dtype).half().numpy()
+    bits = tensor.view(torch.uint8).numpy().reshape(-1)
+    wide = np.empty(bits.shape, np.float16)
+    for start in range(0, len(bits), _WIDENED_AT_ONCE):
+        piece = slice(start, start + _WIDENED_AT_ONCE)
+        np.take(each, bits[piece], out=wide[piece], mode="clip")  # every byte is in range; "raise" would copy `out`
+    return torch.from_numpy(wide).view(tensor.shape)
 
 
 def _pickled_contents(file: Path) -> list[Stored]:
