@@ -9,7 +9,7 @@ import gzip
 import json
 import sys
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def _all(train: Path) -> Iterator[Example]:
     yield from _wide(train)
     for name, group in PARALLEL.items():
         yield from _pairs(train / f"parallel_{name}.tsv.gz", group)
-    yield from _sts(train)
+    yield from chain.from_iterable(sts_pairs(train))
     yield from _code(train / "code")
     yield from _text(train)
     yield from _pairs(train / "lexicon_joshua_indic.tsv.gz", "lexicon")
@@ -115,8 +115,8 @@ def _wide(train: Path) -> Iterator[Example]:
                 yield Example(text, query(row[english]), "wide", lang)
 
 
-def _sts(train: Path) -> Iterator[Example]:
-    """STS and NLI sentences. Translated STS-B rows learn the English row; scores serve only to line the files up."""
+def sts_pairs(train: Path) -> Iterator[tuple[Example, Example]]:
+    """STS and NLI sentences, two by two. Translated STS-B rows learn the English row; scores only line the files up."""
     table: dict[str, list[dict[str, str]]] = {}
     for row in rows(train / "sts_train.tsv.gz"):
         table.setdefault("own" if row["source"] == "JSTS" else row["lang"], []).append(row)
@@ -125,12 +125,17 @@ def _sts(train: Path) -> Iterator[Example]:
         english = next(source)
         for row in table[lang]:
             if row["score0-5"] == english["score0-5"]:
-                yield from (Example(row[s], query(english[s]), "sts", lang) for s in ("s1", "s2"))
+                yield _both(row["s1"], row["s2"], lang, targets=(english["s1"], english["s2"]))
                 english = next(source, english)
     for row in table["own"]:
-        yield from (Example(row[s], query(row[s]), "sts", row["lang"]) for s in ("s1", "s2"))
+        yield _both(row["s1"], row["s2"], row["lang"])
     for row in rows(train / "nli_train.tsv.gz"):
-        yield from (Example(row[s], query(row[s]), "sts", row["lang"]) for s in ("premise", "hypothesis"))
+        yield _both(row["premise"], row["hypothesis"], row["lang"])
+
+
+def _both(one: str, other: str, lang: str, *, targets: tuple[str, str] | None = None) -> tuple[Example, Example]:
+    first, second = targets or (one, other)
+    return Example(one, query(first), "sts", lang), Example(other, query(second), "sts", lang)
 
 
 def _code(code: Path) -> Iterator[Example]:

@@ -1,6 +1,6 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
-    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code}.jsonl, to be imported
+    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code,sts}.jsonl, to be imported
     python recipes/nano/pairs.py unread  --data D --work W      # W/targets.json: what teacher.py has not read of them
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import teacher
-from data import MAX_CHARS, Example, examples, rows
+from data import MAX_CHARS, Example, examples, rows, sts_pairs
 from tokenizer import language
 from train import targets as unit_targets
 
@@ -26,7 +26,7 @@ from udever.training.data.examples import ExampleStore
 
 CAP = {"wide": 2000, "tatoeba": 8000, "ui": 1500, "debian": 4000, "sts": 8000, "lexicon": 1500, "code": 40_000}
 """Pairs of a group and language at most."""
-STORES = ("pairs", "passages", "code")
+STORES = ("pairs", "passages", "code", "sts")
 PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}
 
 
@@ -39,22 +39,31 @@ def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
         found = [pair for e in members if (pair := _row(e, group))]
         random.Random(0).shuffle(found)
         store = "code" if group == "code" else "pairs"
-        for query, positive in found[: CAP.get(group, 20_000)]:
-            yield store, _pair(query, positive, f"code-{lang}" if store == "code" else "bitext")
+        for asked, positive in found[: CAP.get(group, 20_000)]:
+            yield store, _pair(asked, positive, f"code-{lang}" if store == "code" else "bitext")
 
 
 def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
     """Questions with their passages, titles with their texts; none that the dev set holds."""
     kept = {e.text for e in pool}
-    for name, (query, positive) in PASSAGES.items():
+    for name, columns in PASSAGES.items():
         for row in rows(data / "train" / name):
-            cut = [row[column].strip()[:MAX_CHARS] for column in (query, positive)]
+            cut = [row[column].strip()[:MAX_CHARS] for column in columns]
             if kept.issuperset(cut):
                 yield _pair(*cut, "passages")
 
 
-def _pair(query: str, positive: str, task: str) -> dict[str, object]:
-    return {"query": query, "pos": [positive], "neg": [], "task": task}
+def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
+    """Sentences that were put side by side to be graded, as they stand there: near each other, and no translations."""
+    kept = {e.text for e in pool if e.group == "sts"}
+    for one, other in sts_pairs(data / "train"):
+        cut = [e.text.strip()[:MAX_CHARS] for e in (one, other)]
+        if cut[0] != cut[1] and kept.issuperset(cut):
+            yield _pair(*cut, "sts")
+
+
+def _pair(asked: str, positive: str, task: str) -> dict[str, object]:
+    return {"query": asked, "pos": [positive], "neg": [], "task": task}
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:
@@ -70,8 +79,9 @@ def write_pairs(data: Path, work: Path) -> None:
     files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in STORES}
     for store, row in pairs(pool):
         files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
-    for row in passages(data, pool):
-        files["passages"].write(json.dumps(row, ensure_ascii=False) + "\n")
+    for store, found in (("passages", passages(data, pool)), ("sts", sts(data, pool))):
+        for row in found:
+            files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
     for file in files.values():
         file.close()
 
@@ -105,7 +115,8 @@ def write_targets(data: Path, work: Path) -> None:
     np.save(folder / "vectors.npy", unit_targets(work, 1.0).numpy().astype(np.float16))
     for number, name in enumerate(STORES):
         store = ExampleStore.open(work / "stores" / name)
-        found = np.array([row_of.get(store.text(text_id), -1) for text_id in range(store.text_count)])
+        texts = map(store.text, range(store.text_count))
+        found = np.array([row_of.get(text, -1) for text in texts])
         np.save(folder / f"rows-{number}.npy", found)
         print(f"{name}: {np.mean(found >= 0):.1%} of {len(found):,} texts have a vector")
 

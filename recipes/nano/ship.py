@@ -1,6 +1,6 @@
 """Makes the folder that ships of a trained model: weights in float8 and fp16, card.md and udever.json with the scores.
 
-    python recipes/nano/ship.py --model W/runs/grown/model --results W/results --out src/udever/builtin/udever-nano
+    python recipes/nano/ship.py --model W/pressed --results W/results --out src/udever/builtin/udever-nano
     python recipes/nano/ship.py --results W/results --out src/udever/builtin/udever-nano-code    # the scores alone
 
 Invariant: the scores are those of the weights that ship: `udever evaluate suite` ran on this folder's fingerprint.
@@ -33,6 +33,13 @@ OTHERS = {
     "cranfield": "Cranfield nDCG@10 x 100",
     "clinc150": "CLINC150, logistic regression, accuracy %",
 }
+
+
+DELTA_NOTE = (
+    "Of the texts only these weights come: whose functions they are, and under which licences, "
+    "stands in the card of udever-nano."
+)
+"""What a run cannot know of its data; for the delta's card, which the run wrote."""
 
 
 def scores(results: list[Result]) -> dict[str, dict[str, float]]:
@@ -76,6 +83,9 @@ def main() -> None:
         card = Path(__file__).with_name("card.md").read_text("utf-8")
         with whole_file(args.out / "README.md") as path:
             path.write_text(card.replace("{scores}", table(manifest["scores"])), "utf-8")
+    elif DELTA_NOTE not in (card := (args.out / "README.md").read_text("utf-8")):
+        with whole_file(args.out / "README.md") as path:
+            path.write_text(card.replace("## Training\n", f"{DELTA_NOTE}\n\n## Training\n", 1), "utf-8")
 
 
 def copy_model(model: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udever import Embedder
-from udever.errors import ExamplesError, RunChangedError
+from udever.errors import ExamplesError, RecipeError, RunChangedError
 from udever.tokenizer import UdeverTokenizer
 from udever.training import recipe as recipes
 from udever.training import run
@@ -97,6 +97,22 @@ def test_other_teacher_vectors_are_other_data(data: Path, tiny_checkpoint: Path,
         np.save(data / "targets" / "vectors.npy", -vectors)
     with pytest.raises(RunChangedError, match="data:"):
         identities[1].require_same(identities[0])
+
+
+def test_texts_that_are_no_pairs_are_kept_out_of_the_contrast(
+    data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.toml"
+    text = RECIPE.format(base=tiny_checkpoint, contrast_weight=0.5)
+    path.write_text(text + "paired = false\n")
+    with pytest.raises(RecipeError, match="paired = false need objective distill and mixing one_task"):
+        recipes.load(path)
+    watched = []
+    for flag in ("true", "false"):
+        path.write_text(text.replace("size = 6", 'size = 6\nmixing = "one_task"') + f"paired = {flag}\n")
+        with open_session(recipes.load(path), data=data, precision="fp32", device="cpu") as session:
+            watched.append(session.trainer.step(0).watched.keys())
+    assert watched == [{"cosine", "accuracy"}, {"cosine"}]
 
 
 def test_texts_without_a_vector_teach_nothing_and_break_nothing() -> None:

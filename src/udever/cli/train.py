@@ -113,7 +113,7 @@ def _train(
         "model": str(result),
         "steps": session.batches.steps,
         "last": {name: value for name, value in log[-1].items() if name not in ("step", "scores")} if log else {},
-        "moved": sum(parameter.numel() for parameter in session.trainer.parameters.values()),
+        "moved": session.moved,
         "seconds": round(time.monotonic() - began, 1),
     }
 

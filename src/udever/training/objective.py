@@ -54,7 +54,7 @@ def distill(recipe: Recipe, targets: Targets) -> Objective:
             temperature=part.temperature,
             prefixes=recipe.contrast.prefixes,
         )
-        if part.contrast_weight:
+        if part.contrast_weight and all(recipe.data[store].paired for store, _ in batch.texts):
             contrast_loss, more = contrast(embeddings, batch, step=step)
             loss, watched = loss + part.contrast_weight * contrast_loss, watched | more
         return loss, watched

@@ -34,6 +34,8 @@ class DataPart(_Part, frozen=True):
     """Folder, relative to `--data`."""
     weight: float = 1.0
     """How often it is drawn: 1 means each of its examples once an epoch."""
+    paired: bool = True
+    """False: an example's texts do not answer each other, so only the teacher's vectors are learned from them."""
 
 
 class BatchPart(_Part, frozen=True):
@@ -127,10 +129,16 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             (all(size >= 1 for size in self.contrast.prefixes), "a size in contrast.prefixes must be at least 1"),
             (all(part.weight > 0 for part in self.data), "a data weight must be above 0"),
             (self.objective != "distill" or self.distill, "objective distill needs a [distill] table"),
+            (self._contrast_is_of_pairs(), "data with paired = false need objective distill and mixing one_task"),
             (self.tune in TUNES or self.tune.startswith("last:"), f"tune is {self.tune!r}; choose {', '.join(TUNES)}"),
         ):
             if not holds:
                 raise ValueError(complaint)
+
+    def _contrast_is_of_pairs(self) -> bool:
+        """Whether no batch of the contrastive loss can hold texts that are no pairs."""
+        is_apart = self.objective == "distill" and self.batch.mixing == "one_task"
+        return is_apart or all(part.paired for part in self.data)
 
     @property
     def digest(self) -> str:

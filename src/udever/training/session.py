@@ -51,6 +51,13 @@ class Session:
     world: World
     identity: Identity
 
+    @property
+    def moved(self) -> int:
+        """How many numbers training moves; where the whole table does, the markers' own rows replace some of its."""
+        parameters = self.trainer.parameters
+        replaced = parameters["own_rows.rows"].numel() if {"table", "own_rows.rows"} <= parameters.keys() else 0
+        return sum(parameter.numel() for parameter in parameters.values()) - replaced
+
     def write(self, folder: Path, *, scores: Mapping[str, Any] | None = None) -> Path:
         """The model as it is now: a delta folder, or a whole checkpoint if more than biases moved."""
         writer = write_delta if self.recipe.tune == "bitfit" else write_checkpoint
@@ -75,7 +82,7 @@ class Session:
                 weights=self.base.weights_digest,
                 start=self.base.digest,
                 stores=[store.about for store in self.stores],
-                moved=sum(parameter.numel() for parameter in self.trainer.parameters.values()),
+                moved=self.moved,
                 dimensions=self.base.config.width,
                 max_tokens=self.base.manifest.max_tokens,
                 hardware=hardware(self.trainer.device, processes=self.world.size),
