@@ -5,6 +5,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from itertools import islice
@@ -171,7 +172,10 @@ def test_a_node_is_lost(
             nodes.remove_node(doomed, allow_graceful=False)  # kill -9, and its workers die with it
             left = whole.shards - len(list((tmp_path / "out" / "_state" / "done").iterdir()))
     assert left > 4, "the node was lost while there was work"
-    assert sum(node["Alive"] for node in ray.nodes()) == 1
+    until = time.monotonic() + 60  # Ray misses a node after some seconds, which can be more than the work took
+    while (nodes_left := sum(node["Alive"] for node in ray.nodes())) > 1 and time.monotonic() < until:
+        time.sleep(0.2)
+    assert nodes_left == 1
     nodes.add_node(num_cpus=1, object_store_memory=80 * MEGABYTE)
     assert run.finish() == whole
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
