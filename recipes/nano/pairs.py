@@ -39,16 +39,16 @@ def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
         found = [pair for e in members if (pair := _row(e, group))]
         random.Random(0).shuffle(found)
         store = "code" if group == "code" else "pairs"
-        for asked, positive in found[: CAP.get(group, 20_000)]:
-            yield store, _pair(asked, positive, f"code-{lang}" if store == "code" else "bitext")
+        for query, positive in found[: CAP.get(group, 20_000)]:
+            yield store, _pair(query, positive, f"code-{lang}" if store == "code" else "bitext")
 
 
 def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
     """Questions with their passages, titles with their texts; none that the dev set holds."""
     kept = {e.text for e in pool}
-    for name, columns in PASSAGES.items():
+    for name, (query, positive) in PASSAGES.items():
         for row in rows(data / "train" / name):
-            cut = [row[column].strip()[:MAX_CHARS] for column in columns]
+            cut = [row[column].strip()[:MAX_CHARS] for column in (query, positive)]
             if kept.issuperset(cut):
                 yield _pair(*cut, "passages")
 
@@ -62,8 +62,8 @@ def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
             yield _pair(*cut, "sts")
 
 
-def _pair(asked: str, positive: str, task: str) -> dict[str, object]:
-    return {"query": asked, "pos": [positive], "neg": [], "task": task}
+def _pair(query: str, positive: str, task: str) -> dict[str, object]:
+    return {"query": query, "pos": [positive], "neg": [], "task": task}
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:
@@ -115,8 +115,7 @@ def write_targets(data: Path, work: Path) -> None:
     np.save(folder / "vectors.npy", unit_targets(work, 1.0).numpy().astype(np.float16))
     for number, name in enumerate(STORES):
         store = ExampleStore.open(work / "stores" / name)
-        texts = map(store.text, range(store.text_count))
-        found = np.array([row_of.get(text, -1) for text in texts])
+        found = np.array([row_of.get(store.text(text_id), -1) for text_id in range(store.text_count)])
         np.save(folder / f"rows-{number}.npy", found)
         print(f"{name}: {np.mean(found >= 0):.1%} of {len(found):,} texts have a vector")
 
