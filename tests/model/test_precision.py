@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from udever.errors import OptionError
-from udever.model.linear import FEW_ROWS, EmulatedBf16Linear, OneDnnLinear, PlainLinear, SmallLinear, native_bf16
+from udever.model.linear import (
+    FEW_ROWS,
+    SMALL_WEIGHT,
+    EmulatedBf16Linear,
+    OneDnnLinear,
+    PlainLinear,
+    SmallLinear,
+    native_bf16,
+    prepacking_pays,
+)
 from udever.model.precision import PRECISIONS, Precision, activation_dtype, make_linear, resolve_precision
 
 CPU = torch.device("cpu")
@@ -65,6 +74,13 @@ def test_few_rows_and_many_give_the_same_numbers(kind: type[PlainLinear], rows: 
     if gelu:
         exact = torch.nn.functional.gelu(exact, approximate="tanh")
     torch.testing.assert_close(y.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(prepacking_pays(), reason="AVX-512: one layout is the faster one for any number of tokens")
+def test_a_small_weight_is_kept_in_two_layouts_and_a_large_one_is_not() -> None:
+    sides = {PlainLinear: (2048, SMALL_WEIGHT // 2048 + 1), SmallLinear: (2048, SMALL_WEIGHT // 2048)}
+    for kind, (rows, columns) in sides.items():
+        assert type(make_linear(torch.zeros(rows, columns), torch.zeros(rows), precision="fp32")) is kind
 
 
 @pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])

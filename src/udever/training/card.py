@@ -49,7 +49,8 @@ def hardware(device: torch.device, *, processes: int) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
     return name if processes == 1 else f"{processes} × {name}"
 
 
