@@ -1,4 +1,4 @@
-"""udever-nano's recipe makes the teacher's space more even, then the student's: the two scripts, run as it runs them."""
+"""udever-nano's recipe makes the teacher's space more even, then the student's: both scripts, run as it runs them."""
 
 import subprocess
 import sys
