@@ -6,7 +6,7 @@ Invariant: a text's vector depends on the text, the role and the model only, nev
 Knows no file format and no HTTP.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -282,7 +282,13 @@ class Embedder:
                 first_index=block[0],
             )
 
-        for sequences in one_ahead(tokenize, _chunks(texts, size), thread="udever-tokenize"):
+        chunks = _chunks(texts, size)
+        tokenized: Iterable[list[list[int]]]
+        if isinstance(texts, Sized) and len(texts) <= size:  # nothing to be ahead of; a thread costs half a millisecond
+            tokenized = map(tokenize, chunks)
+        else:
+            tokenized = one_ahead(tokenize, chunks, thread="udever-tokenize")
+        for sequences in tokenized:
             yield self._run(sequences, options)
 
     def _run(self, sequences: list[list[int]], options: _Options) -> Vectors:

@@ -9,6 +9,7 @@ Shapes: T packed tokens, S sequences, H width, N heads, D channels a head.
 """
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import torch
@@ -22,6 +23,9 @@ from udever.model.config import BloomConfig
 from udever.model.int8 import Quantized, quantize_weight
 from udever.model.linear import Linear
 from udever.model.precision import Precision, make_linear, make_trainable_linear, resolve_precision
+
+MADE_AT_ONCE = 8
+"""Blocks in the making when a model is loaded, at most."""
 
 
 class LayerNorm(nn.Module):
@@ -169,7 +173,9 @@ class Bloom(nn.Module):
             return Block(config, on, precision=own, trainable=trainable)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
-        self.blocks = nn.ModuleList(map(block, range(config.layers)))
+        # Packing keeps one core busy, so that blocks are made side by side; few of them, as each is whole meanwhile.
+        with ThreadPoolExecutor(1 if trainable else min(torch.get_num_threads(), MADE_AT_ONCE)) as pool:
+            self.blocks = nn.ModuleList(pool.map(block, range(config.layers)))
         self.bias = AlibiBias(alibi_slopes(config.heads).to(device, _wide(precision)))
 
     def forward(self, batch: PackedBatch, *, recompute: bool = False) -> Tensor:

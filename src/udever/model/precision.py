@@ -13,11 +13,11 @@ from udever.errors import OptionError
 from udever.model.int8 import Int8Linear, Quantized, quantize_weight
 from udever.model.linear import (
     EmulatedBf16Linear,
+    HalfWeightLinear,
     Linear,
     OneDnnLinear,
     PlainLinear,
-    SmallLinear,
-    keeps_both_layouts,
+    held_as_half,
     native_bf16,
     prepacking_pays,
 )
@@ -65,12 +65,14 @@ def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precisio
     if isinstance(weight, Quantized):
         raise TypeError(f"a quantised weight cannot be made {precision}")
     dtype = DTYPES[precision]
+    if dtype == torch.float32 and held_as_half(weight):
+        return HalfWeightLinear(weight, bias)
     weight = weight.to(dtype)
     if device.type == "cpu" and dtype == torch.bfloat16 and not native_bf16():
         return EmulatedBf16Linear(weight, bias)
     if device.type == "cpu" and (dtype == torch.bfloat16 or (dtype == torch.float32 and prepacking_pays())):
         return OneDnnLinear(weight, bias.to(dtype))
-    return (SmallLinear if keeps_both_layouts(weight) else PlainLinear)(weight, bias.to(dtype))
+    return PlainLinear(weight, bias.to(dtype))
 
 
 def make_trainable_linear(weight: Tensor, bias: Tensor, *, precision: Precision) -> Linear:
