@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from udever.model.int8 import FBGEMM, INT8_MAX, ZERO_POINT, native_int8, native_kernel
-from udever.model.linear import native_bf16, prepacking_pays
+from udever.model.linear import native_bf16
 from udever.model.precision import Precision, make_linear
 
 ROWS, INPUTS, OUTPUTS = 2048, 1024, 4096
@@ -104,11 +104,11 @@ def ceiling_probes(device: torch.device) -> dict[Precision, Callable[[], float]]
 def _fp32_products() -> list[Callable[[], object]]:
     x, weight = torch.randn(ROWS, INPUTS), torch.randn(OUTPUTS, INPUTS)
     plain: list[Callable[[], object]] = [lambda: F.linear(x, weight)]
-    return [*plain, _layer("fp32")] if prepacking_pays() else plain
+    return [*plain, _layer("fp32")]
 
 
 def _layer(precision: Precision) -> Callable[[], object]:
-    layer = make_linear(torch.randn(OUTPUTS, INPUTS), torch.zeros(OUTPUTS), precision=precision)
+    layer = make_linear(torch.randn(OUTPUTS, INPUTS).half(), torch.zeros(OUTPUTS), precision=precision)
     x = torch.randn(ROWS, INPUTS).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     return lambda: layer(x)
 

@@ -147,7 +147,10 @@ class _PeakAnonymous:
 
 
 def write_checkpoint(folder: Path, *, name: str = f"udever-bloom-{SHAPE}") -> Path:
-    """A bf16 checkpoint of a published shape with random weights, and a tokenizer of the published size; made once."""
+    """A bf16 checkpoint of a published shape with random weights, and a tokenizer of the published size; made once.
+
+    The weights are rounded to float16 first, as BLOOM's were.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -159,7 +162,7 @@ def write_checkpoint(folder: Path, *, name: str = f"udever-bloom-{SHAPE}") -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     config = PUBLISHED[name]
     (folder / "config.json").write_text(json.dumps(hugging_face_config(config, dtype="bfloat16")), "utf-8")
-    noise = (torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02).bfloat16()
+    noise = (torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * 0.02).half().bfloat16()
 
     def draw(shape: tuple[int, ...]) -> torch.Tensor:  # one block repeated: drawing a billion numbers takes a minute
         size = torch.Size(shape).numel()

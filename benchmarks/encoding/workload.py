@@ -48,7 +48,7 @@ class Shape:
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape(name="nano", width=256, layers=4, heads=4, vocab_size=45056, texts=1000, batch_size=32),
+        Shape(name="nano", width=256, layers=4, heads=4, vocab_size=81920, texts=1000, batch_size=32),
         Shape(name="560m", width=1024, layers=24, heads=16, vocab_size=4096, texts=40, batch_size=4),
         Shape(name="toy", width=64, layers=2, heads=4, vocab_size=512, texts=24, batch_size=4),
     )
@@ -179,7 +179,10 @@ def hugging_face_config(config: BloomConfig, *, dtype: str = "float32") -> dict[
 
 
 def lively_tensors(config: BloomConfig, *, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random float32 weights under which attention is peaked and every bias matters, so that a wrong one shows."""
+    """Random float32 weights under which attention is peaked and every bias matters, so that a wrong one shows.
+
+    Their numbers are float16's: BLOOM was published so, and BitFit leaves its weights as they are.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -187,7 +190,7 @@ def lively_tensors(config: BloomConfig, *, seed: int = 0) -> dict[str, torch.Ten
         if len(shape) == 1:
             return noise * 0.1 + name.endswith(("layernorm.weight", "ln_f.weight"))
         gain = 1.5 if "query_key_value" in name else 0.7
-        return noise * (gain / shape[1] ** 0.5)
+        return (noise * (gain / shape[1] ** 0.5)).half().float()
 
     return {name: draw(name, shape) for name, shape in config.tensor_shapes().items()}
 
