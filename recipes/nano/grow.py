@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import LENGTH_SCALE
-from udever.engine.deltas import TABLE
 from udever.engine.folders import whole_folder
+from udever.model.config import TABLE
 
 
 def pieces(old: dict, new: dict) -> list[list[int]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from udever import Embedder
 from udever.engine import registry
-from udever.engine.deltas import ROWS, TABLE, BaseReference, Delta, Moved, write
+from udever.engine.deltas import ROWS, BaseReference, Delta, Moved, write
 from udever.engine.hub import DELTA_FILE
 from udever.engine.loading import INT8_CACHE
 from udever.engine.locating import locate
@@ -32,7 +32,7 @@ from udever.errors import (
     TensorShapeError,
     TokenizerError,
 )
-from udever.model.config import PUBLISHED
+from udever.model.config import PUBLISHED, TABLE
 from udever.model.weights import Checkpoint
 from udever.tokenizer import MARKERS, UdeverTokenizer
 
@@ -377,6 +377,11 @@ def test_an_unreadable_manifest(delta: Path, content: str | None) -> None:
         (lambda t: t.update({"h.7.mlp.dense_h_to_4h.bias": torch.zeros(256)}), TensorNamesError, "h.7."),
         (lambda t: t.update({"ln_f.bias": torch.zeros(63)}), TensorShapeError, "ln_f.bias"),
         (lambda t: t.update({ROWS: torch.zeros(4, 63)}), TensorShapeError, ROWS),
+        (
+            lambda t: t.update({ROWS: torch.zeros(4, 64, dtype=torch.int8)}),
+            TensorShapeError,
+            f"scale is unknown: {ROWS}",
+        ),
         (lambda t: t.update({ROWS: torch.zeros(3, 64)}), TensorShapeError, "4 token ids"),
         (lambda t: t.pop(ROWS), TensorShapeError, "4 token ids"),
         (

@@ -1,5 +1,6 @@
 """Our packed BLOOM against transformers' BloomModel, run in fp32 the way the authors' card does."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,15 +9,15 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BloomModel
 
 from udever.model.batch import PackedBatch
 from udever.model.bloom import Bloom, closing_states
-from udever.model.config import PUBLISHED, BloomConfig
+from udever.model.config import PUBLISHED, TABLE, BloomConfig
 from udever.model.weights import Checkpoint
 
-TABLE = "word_embeddings.weight"
 MIXED_LENGTHS = (1, 2, 3, 3, 17, 40, 40, 127, 128, 129)
 VOCABULARY = 512
 
@@ -28,8 +29,11 @@ def load_ours(folder: Path) -> Bloom:
 
 
 def both_models(config: BloomConfig, random_tensors: Callable[..., dict[str, Tensor]]) -> tuple[BloomModel, Bloom]:
-    """transformers' model and ours on the same weights, with no file between them: the large shapes are gigabytes."""
-    tensors = random_tensors(config)
+    """transformers' model and ours on the same weights, with no file between them: the large shapes are gigabytes.
+
+    Their numbers are float16's, as those of the published models, which decides how they are kept in memory.
+    """
+    tensors = {name: tensor.half().float() for name, tensor in random_tensors(config).items()}
     theirs = transformers.BloomConfig(
         hidden_size=config.width,
         n_layer=config.layers,
@@ -110,6 +114,20 @@ def test_equals_transformers_at_every_length(tiny_checkpoint: Path, length: int)
     sequences = random_sequences([length], vocab_size=600)
     theirs = card_vectors(BloomModel.from_pretrained(tiny_checkpoint, dtype=torch.float32).eval(), sequences)
     assert_equal_vectors(closing_states(load_ours(tiny_checkpoint), PackedBatch.from_lists(sequences)), theirs)
+
+
+def test_equals_transformers_on_a_table_of_whole_numbers(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "whole"))
+    tensors = load_file(folder / "model.safetensors")
+    loudest = tensors[TABLE].abs().amax(1, keepdim=True)
+    tensors[TABLE] = (tensors[TABLE] / loudest * 127).round().to(torch.int8)
+    save_file(tensors, folder / "model.safetensors")
+    sequences = random_sequences(MIXED_LENGTHS, vocab_size=600)
+    theirs = card_vectors(BloomModel.from_pretrained(folder, dtype=torch.float32).eval(), sequences)
+    ours = closing_states(load_ours(folder), PackedBatch.from_lists(sequences))
+    assert_equal_vectors(ours, theirs)
+    before = closing_states(load_ours(tiny_checkpoint), PackedBatch.from_lists(sequences))
+    assert torch.cosine_similarity(ours, before).min() >= 0.999
 
 
 @pytest.mark.slow

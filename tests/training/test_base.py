@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from udever import Embedder
-from udever.engine.deltas import ROWS, TABLE, Delta
+from udever.engine.deltas import ROWS, Delta
 from udever.engine.packing import pack
 from udever.errors import NonFiniteWeightsError, OptionError, TokenizerError
+from udever.model.config import TABLE
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta

@@ -15,8 +15,9 @@ from safetensors.torch import load as safetensors_load
 from safetensors.torch import load_file, save_file
 
 from udever import Embedder
-from udever.engine.deltas import ROWS, TABLE, Delta, Moved
+from udever.engine.deltas import ROWS, Delta, Moved
 from udever.errors import DeltaError, NonFiniteWeightsError, OptionError
+from udever.model.config import TABLE
 from udever.model.weights import Checkpoint
 from udever.training.base import load_base, write_checkpoint, write_delta
 from udever.training.bitfit import unfreeze

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from udever.model.bloom import Bloom, OwnRows, checkpoint_tensors
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 from udever.training import naive
 from udever.training.bitfit import unfreeze
 from udever.training.contrastive import Contrast, Pairing, contrastive_loss
@@ -16,7 +16,6 @@ from udever.training.gradcache import accumulate
 from udever.training.memory import MemoryPlan
 
 MARKERS = (40, 41, 42, 43)
-TABLE = "word_embeddings.weight"
 LENGTHS = (3, 17, 9, 9, 140, 5, 9, 31, 2, 300, 17, 6)
 POSITIVE, EXCLUDED, TEMPERATURE = (0, 3, 1, 5), ((1, 6), (3, 0)), 0.05
 

@@ -28,8 +28,8 @@ from udever.engine.folders import whole_folder
 from udever.engine.hub import DELTA_FILE
 from udever.engine.registry import MANIFEST, Manifest, ModelSource
 from udever.errors import DeltaError, NonFiniteWeightsError, TensorNamesError, TensorShapeError
-from udever.model.config import BloomConfig
-from udever.model.weight_files import contents, first_of, map_tensors
+from udever.model.config import TABLE, BloomConfig
+from udever.model.weight_files import contents, first_of, map_tensors, require_scales
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer
 
@@ -37,7 +37,6 @@ Kind = Literal["absolute", "difference"]
 """Whether a delta holds the values themselves or what is to be added to the base's."""
 ROWS = "word_embeddings.rows"
 """The tensor of the token table's rows that moved, [M, H]."""
-TABLE = "word_embeddings.weight"
 _TRAIN_AGAIN = "copy the delta's folder again, or train it again"
 
 
@@ -267,6 +266,7 @@ def _read_moved(file: Path, token_ids: tuple[int, ...]) -> Moved:
             f"{file} holds what no delta has: {first_of(', '.join(strange[:5]), shown=5, total=len(strange))}",
             hint=f"a delta holds biases and {ROWS}; a full checkpoint is named model.safetensors",
         )
+    require_scales(entries)
     tensors = {name: tensor.to(torch.float32, copy=True) for name, tensor in map_tensors(file, entries).items()}
     _require_finite(tensors, where=str(file))
     rows = tensors.pop(ROWS, None)

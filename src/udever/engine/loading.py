@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from udever.engine import registry
-from udever.engine.deltas import TABLE, Moved
+from udever.engine.deltas import Moved
 from udever.engine.folders import whole_file
 from udever.engine.locating import locate
 from udever.engine.registry import Manifest
 from udever.errors import OptionError
 from udever.model.bloom import Bloom, OwnRows, quantize
+from udever.model.config import TABLE
 from udever.model.precision import Precision, resolve_precision
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer

@@ -12,6 +12,10 @@ from udever.errors import ConfigError, NotBloomError
 
 DEFAULT_MAX_TOKENS = 2048
 """Tokens the published models were trained to see; ALiBi has no table that would end there."""
+TABLE = "word_embeddings.weight"
+"""The tensor of the token table, [V, H]; a layer norm follows it, so the scale of a row is of no consequence."""
+TABLE = "word_embeddings.weight"
+"""The tensor of the token table, [V, H]; a layer norm follows it, so the scale of a row is of no consequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class BloomConfig:
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the model, by its name without the `transformer.` prefix."""
         w = self.width
-        shapes: dict[str, tuple[int, ...]] = {"word_embeddings.weight": (self.vocab_size, w)}
+        shapes: dict[str, tuple[int, ...]] = {TABLE: (self.vocab_size, w)}
         norms = ["word_embeddings_layernorm", "ln_f"]
         for i in range(self.layers):
             block = f"h.{i}."

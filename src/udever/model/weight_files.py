@@ -11,12 +11,11 @@ import mmap
 import os
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,16 +25,16 @@ IGNORED = frozenset({"lm_head.weight"})
 """Tensors of a language model that an embedder has no use for."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """The dtypes that weights come in, by safetensors' names."""
-_STORED_DTYPES = DTYPES | {"F8_E4M3": torch.float8_e4m3fn}
-"""The dtypes weights may have in a file; those in float8 come in float16, which holds each of its numbers."""
-_WIDENED_AT_ONCE = 1 << 16
-"""Numbers; numpy makes an index of 8 bytes for each, which for a whole table takes ten times as long to fault in."""
+WHOLE_NUMBERS = "I8"
+"""Also a dtype of weights, but of unknown scale: right only for rows that something normalises before they are used."""
+_STORED_DTYPES = DTYPES | {WHOLE_NUMBERS: torch.int8}
 _DTYPE_NAMES = {dtype: name for name, dtype in _STORED_DTYPES.items()}
 _SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 _LAYOUTS = tuple(name for single in _SINGLE_FILES for name in (single, f"{single}.index.json"))
 _MAX_HEADER_BYTES = 100 << 20
 _ZIP_MAGIC = b"PK\x03\x04"
 _LFS_MAGIC = b"version "
+_UNQUANTISED = "use the model's original, unquantised weights"
 _FETCH_AGAIN = "copy or download the file again"
 # What torch.load lets out for bytes that are no checkpoint: its own errors, and those of the pickle machine underneath.
 _UNREADABLE = (
@@ -128,7 +127,7 @@ def map_tensors(file: Path, entries: Mapping[str, Stored]) -> dict[str, Tensor]:
     """The tensors of one file that `entries` names, as views of private copy-on-write mappings.
 
     Those of a safetensors file have a mapping each, so that each is unmapped with its last reference; those of a .bin
-    file share one. What is stored in float8 is a copy, in float16.
+    file share one. What is stored as whole numbers is a copy in float16, a number n as n / 32.
 
     Raises:
         CorruptFileError: the file is not what it was when its contents were listed.
@@ -207,16 +206,8 @@ def _map_stored(stream: BinaryIO, entry: Stored) -> Tensor:
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    """Float8 as the same numbers in float16; any other tensor as it is."""
-    if tensor.dtype != torch.float8_e4m3fn:
-        return tensor
-    each = torch.arange(256, dtype=torch.uint8).view(tensor.dtype).half().numpy()
-    bits = tensor.view(torch.uint8).numpy().reshape(-1)
-    wide = np.empty(bits.shape, np.float16)
-    for start in range(0, len(bits), _WIDENED_AT_ONCE):
-        piece = slice(start, start + _WIDENED_AT_ONCE)
-        np.take(each, bits[piece], out=wide[piece], mode="clip")  # every byte is in range; "raise" would copy `out`
-    return torch.from_numpy(wide).view(tensor.shape)
+    """Whole numbers as 32nds, as rows of about unit spread train best; any other tensor as it is."""
+    return tensor.half().mul_(1 / 32) if tensor.dtype == torch.int8 else tensor
 
 
 def _pickled_contents(file: Path) -> list[Stored]:
@@ -275,8 +266,23 @@ def _opened(file: Path) -> BinaryIO:
 def _require_dtype(supported: bool, *, key: str, dtype: object, file: Path) -> None:
     if not supported:
         raise TensorShapeError(
-            f"{file}: {key} is stored as {dtype}; BLOOM's weights are {', '.join(_STORED_DTYPES)}",
-            hint="use the model's original, unquantised weights",
+            f"{file}: {key} is stored as {dtype}; BLOOM's weights are {', '.join(DTYPES)}",
+            hint=_UNQUANTISED,
+        )
+
+
+def require_scales(stored: Mapping[str, Stored], *, unless: Container[str] = ()) -> None:
+    """No tensor but those in `unless` may be whole numbers: these have lost their scale.
+
+    Raises:
+        TensorShapeError: names the tensors.
+    """
+    wrong = sorted(name for name, entry in stored.items() if entry.dtype == WHOLE_NUMBERS and name not in unless)
+    if wrong:
+        raise TensorShapeError(
+            f"whole numbers ({WHOLE_NUMBERS}) whose scale is unknown: "
+            f"{first_of(', '.join(wrong[:3]), shown=3, total=len(wrong))}",
+            hint=_UNQUANTISED,
         )
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from udever.errors import ConfigError, NonFiniteWeightsError, NotBloomError, TensorNamesError, TensorShapeError
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 from udever.model.weight_files import (
     IGNORED,
     Stored,
@@ -26,6 +26,7 @@ from udever.model.weight_files import (
     first_of,
     is_mappable,
     map_tensors,
+    require_scales,
     weight_files,
 )
 
@@ -72,6 +73,7 @@ class Checkpoint:
         stored = _canonical(entry for file in weight_files(folder) for entry in contents(file))
         _require_names(stored, expected=config.tensor_shapes().keys(), folder=folder)
         _require_shapes(stored, expected=config.tensor_shapes())
+        require_scales(stored, unless=(TABLE,))
         return cls(folder, config=config, raw_config=raw_config, stored=stored)
 
     @property

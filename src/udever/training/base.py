@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from udever.engine import deltas
-from udever.engine.deltas import TABLE, BaseReference, Moved, table_rows
+from udever.engine.deltas import BaseReference, Moved, table_rows
 from udever.engine.loading import resolve_device
 from udever.engine.locating import locate
 from udever.engine.registry import Manifest, ModelSource, check_finite
 from udever.errors import OptionError, TokenizerError
 from udever.model.bloom import Bloom, OwnRows, checkpoint_tensors
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 from udever.model.precision import DTYPES, resolve_precision
 from udever.model.weights import Checkpoint
 from udever.tokenizer import UdeverTokenizer

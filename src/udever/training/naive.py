@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from udever.model.attention import alibi_slopes
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 
 Weights = Mapping[str, Tensor]
 
 
 def embed(config: BloomConfig, weights: Weights, token_ids: Sequence[int]) -> Tensor:
     """The last token's hidden state after the final norm, [H], in the weights' dtype."""
-    hidden = _norm(config, weights, "word_embeddings_layernorm", weights["word_embeddings.weight"][list(token_ids)])
+    hidden = _norm(config, weights, "word_embeddings_layernorm", weights[TABLE][list(token_ids)])
     for index in range(config.layers):
         hidden = _block(config, weights, f"h.{index}", hidden)
     return _norm(config, weights, "ln_f", hidden)[-1]

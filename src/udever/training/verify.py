@@ -16,7 +16,7 @@ from torch import Tensor, multiprocessing
 from torch.multiprocessing.spawn import start_processes
 
 from udever.model.bloom import Bloom, OwnRows, checkpoint_tensors
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 from udever.training import naive
 from udever.training.batches import StepBatch
 from udever.training.bitfit import unfreeze
@@ -26,7 +26,6 @@ from udever.training.memory import MemoryPlan
 from udever.training.objective import Watched, contrastive
 from udever.training.recipe import ContrastPart
 
-TABLE = "word_embeddings.weight"
 TOLERANCES = {"fp64": 1e-12, "fp32": 1e-6}
 """Relative error of the whole gradient, by norm, that a certificate allows; in float32 also twice that of the naive
 step in float32, because a deep model's roundings alone may be more."""

@@ -13,11 +13,11 @@ from itertools import compress
 
 from torch import Tensor
 
-from udever.engine.deltas import TABLE, Moved
+from udever.engine.deltas import Moved
 from udever.engine.locating import Located, locate
 from udever.engine.registry import Manifest, check_finite
 from udever.errors import DeltaError
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 from udever.model.weight_files import first_of
 from udever.model.weights import Checkpoint
 from udever.tokenizer import MIN_TOKENS, UdeverTokenizer

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, Literal, get_args
 import torch
 from torch import Tensor
 
-from udever.engine.deltas import TABLE, Moved
+from udever.engine.deltas import Moved
 from udever.engine.folders import whole_folder
 from udever.engine.registry import MANIFEST, Manifest, manifest_json
 from udever.errors import NonFiniteWeightsError, OptionError
+from udever.model.config import TABLE
 from udever.model.weight_files import DTYPES
 from udever.tokenizer import MARKERS, UdeverTokenizer
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from udever.engine import deltas
-from udever.engine.deltas import TABLE, BaseReference, Delta, Moved
+from udever.engine.deltas import BaseReference, Delta, Moved
 from udever.engine.registry import Manifest
 from udever.errors import DeltaError, OptionError
+from udever.model.config import TABLE
 from udever.model.weight_files import first_of
 from udever.training.deltas.comparing import Difference, Weights, compare
 from udever.training.deltas.full_model import ModelFiles, Storage, parts_of, write_full

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from udever.model.attention import alibi_slopes
-from udever.model.config import BloomConfig
+from udever.model.config import TABLE, BloomConfig
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -66,7 +66,7 @@ class PaddedGraph(nn.Module):
         def norm(name: str) -> nn.LayerNorm:
             return _filled(nn.LayerNorm(config.width, eps=config.norm_epsilon), tensors, name)
 
-        self.table = nn.Embedding.from_pretrained(tensors["word_embeddings.weight"])
+        self.table = nn.Embedding.from_pretrained(tensors[TABLE])
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
         self.blocks = nn.ModuleList(PaddedBlock(config, tensors, prefix=f"h.{i}.") for i in range(config.layers))
         self.register_buffer("slopes", alibi_slopes(config.heads)[:, None, None])

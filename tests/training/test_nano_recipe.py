@@ -1,5 +1,6 @@
-"""udever-nano's recipe makes the teacher's space more even, then the student's: both scripts, run as it runs them."""
+"""The scripts of udever-nano's recipe, run as it runs them: an even space for teacher and student, and what ships."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from udever import Embedder
 from udever.tokenizer import UdeverTokenizer
 from udever.training.data.store_writer import TextExample, new_store
 
@@ -73,3 +75,17 @@ def test_the_last_model_is_the_mean_of_two_with_less_along_its_widest_axes(
     assert (factors < 0.99).sum() == 16, "the sixteen widest axes are pressed"
     assert factors.max() < 1.01
     assert factors.min() > 0
+
+
+def test_what_ships_is_small_and_gives_the_same_vectors(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    trained, shipped = make_checkpoint(width=WIDTH, layers=4), tmp_path / "shipped"
+    (trained / "tokenizer_config.json").write_text("{}")
+    (trained / "udever.json").write_text(json.dumps({"name": "nano", "max_tokens": 64, "scores": {"stsb": {"en": 1}}}))
+    script("ship.py", "--model", trained, "--out", shipped)
+    before, after = ((folder / "model.safetensors").stat().st_size for folder in (trained, shipped))
+    assert after < 0.5 * before, "fp16, and a byte for each number of the table"
+    texts = ["the quick brown fox", "def add(a, b): return a + b", "Übung macht den Meister"]
+    models = (Embedder.load(str(folder), precision="fp32", device="cpu") for folder in (shipped, trained))
+    ours, theirs = (model.embed(texts, "query") for model in models)
+    assert (ours * theirs).sum(1).min() > 0.9999
+    assert "en 1.0" in (shipped / "README.md").read_text("utf-8")
