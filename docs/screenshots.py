@@ -2,7 +2,8 @@
 
     python docs/screenshots.py        # docs/img/{catalogue,model,playground,account}.png
 
-Needs chromium and the test packages (make setup-dev).
+Needs chromium, the test packages (make setup-dev) and fonts for the languages of the texts (Debian: fonts-noto-core and
+fonts-noto-cjk).
 """
 
 import os
