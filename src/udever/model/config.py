@@ -14,8 +14,6 @@ DEFAULT_MAX_TOKENS = 2048
 """Tokens the published models were trained to see; ALiBi has no table that would end there."""
 TABLE = "word_embeddings.weight"
 """The tensor of the token table, [V, H]; a layer norm follows it, so the scale of a row is of no consequence."""
-TABLE = "word_embeddings.weight"
-"""The tensor of the token table, [V, H]; a layer norm follows it, so the scale of a row is of no consequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
