@@ -14,6 +14,7 @@ SIGNATURES = {
     "embed_iter": "(self, texts, role='document', *, normalize=True, dimensions=None, max_tokens=None, "
     "truncate='error', progress=False, batch_tokens=2048, block_texts=8192)",
     "count_tokens": "(self, texts, role='query')",
+    "warm_up": "(self)",
     "tokenize": "(self, texts, role='query', *, max_tokens=None, truncate='error')",
     "forward": "(self, sequences, *, batch_tokens=2048)",
     "finish": "(self, raw, *, normalize=True, dimensions=None)",

@@ -109,6 +109,7 @@ def _fp32_products() -> list[Callable[[], object]]:
 
 def _layer(precision: Precision) -> Callable[[], object]:
     layer = make_linear(torch.randn(OUTPUTS, INPUTS).half(), torch.zeros(OUTPUTS), precision=precision)
+    layer.prepack()
     x = torch.randn(ROWS, INPUTS).to(torch.bfloat16 if precision == "bf16" else torch.float32)
     return lambda: layer(x)
 

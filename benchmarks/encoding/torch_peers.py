@@ -121,6 +121,7 @@ def udever_peer(precision: Precision) -> Callable[[Setting], Peer]:
         tensors = load_file(setting.folder / "model.safetensors")
         table = tensors.pop("word_embeddings.weight")
         model = Bloom(setting.shape.config(), tensors, table=table, precision=precision, device=setting.device)
+        model.prepack()
         batch_tokens = GPU_BATCH_TOKENS if setting.device.type == "cuda" else BATCH_TOKENS
 
         def run(texts: Texts) -> Tensor:
@@ -138,6 +139,7 @@ def udever_peer(precision: Precision) -> Callable[[Setting], Peer]:
 def embedder_peer(setting: Setting) -> Peer:
     """`Embedder.embed` on strings: what a user calls, tokenising included."""
     embedder = Embedder.load(str(setting.folder), device=str(setting.device))
+    embedder.warm_up()
     batch_tokens = GPU_BATCH_TOKENS if setting.device.type == "cuda" else BATCH_TOKENS
     [sample] = embedder.count_tokens([setting.texts.bodies()[0]], role="document")
     if sample != len(setting.texts.sequences[0]):

@@ -1,6 +1,4 @@
-"""Linear layers in three precisions, each kernel against the plain product; int8's own tests are in test_int8.py."""
-
-from collections.abc import Callable
+"""Linear layers in three precisions, each kernel against the plain product (half.py, int8.py: theirs)."""
 
 import pytest
 import torch
@@ -10,17 +8,12 @@ from udever.model.linear import (
     FEW_ROWS,
     SMALL_WEIGHT,
     EmulatedBf16Linear,
-    HalfWeightLinear,
-    Linear,
     OneDnnLinear,
     PlainLinear,
-    has_half_weights,
     native_bf16,
-    prepacking_pays,
 )
 from udever.model.precision import PRECISIONS, Precision, activation_dtype, make_linear, resolve_precision
 
-needs_half = pytest.mark.skipif(not has_half_weights(), reason="no FBGEMM on this machine")
 CPU = torch.device("cpu")
 TOLERANCE = {"fp32": 1e-6, "bf16": 6e-3, "int8": 2e-2}
 
@@ -70,43 +63,15 @@ def test_prepacked_fp32_equals_plain(gelu: bool) -> None:
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])
 @pytest.mark.parametrize("rows", [1, 13, FEW_ROWS, FEW_ROWS + 1, 200])
 @pytest.mark.parametrize("outputs", [512, SMALL_WEIGHT // 256 + 1])
-@pytest.mark.parametrize("kind", [PlainLinear, pytest.param(HalfWeightLinear, marks=needs_half)])
-def test_few_rows_and_many_give_the_same_numbers(
-    kind: Callable[..., Linear], outputs: int, rows: int, gelu: bool
-) -> None:
+def test_few_rows_and_many_give_the_same_numbers(outputs: int, rows: int, gelu: bool) -> None:
     weight, bias, _ = random_layer(rows=outputs, columns=256)
-    weight = weight.half().float()
     x = torch.randn(rows, 256, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        y = kind(weight, bias)(x, gelu=gelu)
+        y = PlainLinear(weight, bias)(x, gelu=gelu)
     exact = x.double() @ weight.double().T + bias.double()
     if gelu:
         exact = torch.nn.functional.gelu(exact, approximate="tanh")
     torch.testing.assert_close(y.double(), exact, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("size", [1, SMALL_WEIGHT + 1])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_a_weight_is_held_as_half_if_that_loses_nothing(dtype: torch.dtype, size: int) -> None:
-    def kind(last: float) -> type[Linear]:
-        weight = torch.full((size, 1), 2.0**-10, dtype=dtype)
-        weight[-1] = last
-        return type(make_linear(weight, torch.zeros(size), precision="fp32"))
-
-    inexact = 2.0**-30
-    if prepacking_pays():
-        assert kind(2.0**-20) is kind(inexact) is OneDnnLinear
-    else:
-        assert kind(2.0**-20) is (HalfWeightLinear if has_half_weights() else PlainLinear)
-        assert kind(inexact) is PlainLinear or dtype == torch.float16, "float16 has no such number"
-
-
-@needs_half
-def test_a_weight_held_as_half_loses_nothing() -> None:
-    weight, _, _ = random_layer(rows=96, columns=512)
-    weight[0, :3] = torch.tensor([2.0**-24, 65504, -(2.0**-15)])  # subnormal, largest, and between
-    held = HalfWeightLinear(weight.half(), torch.zeros(96))(torch.eye(512)).T
-    assert torch.equal(held, weight.half().float())
 
 
 @pytest.mark.parametrize("rows", [3, FEW_ROWS + 1])

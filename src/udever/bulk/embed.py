@@ -74,6 +74,7 @@ class Worker:
         tick: Tick = no_tick,
     ) -> None:
         self._job, self._storage, self._model = job, storage, model
+        model.warm_up()  # a run's bytes must not depend on how much its process has embedded before
         self._batch_tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
         self._tick = tick
         options = job.options

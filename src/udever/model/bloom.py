@@ -25,7 +25,7 @@ from udever.model.linear import Linear
 from udever.model.precision import Precision, make_linear, make_trainable_linear, resolve_precision
 
 MADE_AT_ONCE = 8
-"""Blocks in the making when a model is loaded, at most."""
+"""Blocks or layers in the making, at most."""
 
 
 class LayerNorm(nn.Module):
@@ -173,10 +173,15 @@ class Bloom(nn.Module):
             return Block(config, on, precision=own, trainable=trainable)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
-        # Packing keeps one core busy, so that blocks are made side by side; few of them, as each is whole meanwhile.
-        with ThreadPoolExecutor(1 if trainable else min(torch.get_num_threads(), MADE_AT_ONCE)) as pool:
+        with _pool(alone=trainable) as pool:
             self.blocks = nn.ModuleList(pool.map(block, range(config.layers)))
         self.bias = AlibiBias(alibi_slopes(config.heads).to(device, _wide(precision)))
+
+    def prepack(self) -> None:
+        """Do now what the layers put off until there is much to compute (half.py); the vectors stay equal to 1e-6."""
+        with _pool() as pool:
+            for _ in pool.map(lambda layer: layer.prepack(), (m for m in self.modules() if isinstance(m, Linear))):
+                pass  # an error of any of them is raised here
 
     def forward(self, batch: PackedBatch, *, recompute: bool = False) -> Tensor:
         """Hidden state of each sequence's last token after the final norm, float32 [S, H].
@@ -202,6 +207,11 @@ class Bloom(nn.Module):
             hidden_TH = self.own_rows(hidden_TH, token_ids_T)
         normed_TH: Tensor = self.embedding_norm(hidden_TH)
         return normed_TH
+
+
+def _pool(*, alone: bool = False) -> ThreadPoolExecutor:
+    """Packing keeps one core busy, so layers are made side by side; few, as a weight stands there twice meanwhile."""
+    return ThreadPoolExecutor(1 if alone else min(torch.get_num_threads(), MADE_AT_ONCE))
 
 
 def block_weights(config: BloomConfig, tensors: Mapping[str, Tensor], *, index: int) -> dict[str, Tensor]:

@@ -19,8 +19,6 @@ FEW_ROWS = 64
 """Up to so many tokens MKL spends its time copying the weight; who need not, is up to twice as fast."""
 SMALL_WEIGHT = 1 << 19
 """Numbers of a weight (2 MB in float32) that stays near enough to the cores to be read as it is."""
-CHECKED_ROWS = 256
-"""Of a weight at once, when it is asked whether float16 holds its numbers."""
 
 
 def runs(probe: Callable[[], object]) -> bool:
@@ -50,26 +48,6 @@ def prepacking_pays() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and runs(lambda: _pack(torch.zeros(16, 16)))
 
 
-def held_as_half(weight: Tensor) -> bool:
-    """Whether `HalfWeightLinear` is for this weight: float16 holds its every number, as it does BLOOM's.
-
-    On a CPU where its products beat MKL's; on AVX-512, oneDNN's prepacked ones are used.
-    """
-    return weight.is_cpu and not prepacking_pays() and has_half_weights() and _fits_half(weight)
-
-
-@cache
-def has_half_weights() -> bool:
-    """Whether this machine runs FBGEMM's float16 products."""
-    return runs(lambda: HalfWeightLinear(torch.ones(8, 8), torch.ones(8))(torch.ones(2, 8)))
-
-
-def _fits_half(weight: Tensor) -> bool:
-    return weight.dtype == torch.float16 or all(  # a piece at a time: what does not fit is mostly seen in the first
-        torch.equal(rows.half().to(rows.dtype), rows) for rows in weight.split(CHECKED_ROWS)
-    )
-
-
 def _onednn_serves(x: Tensor) -> bool:
     """In inference only: it has no gradient, and what training computes twice, kept or not, must come out the same."""
     return x.is_cpu and x.dtype == torch.float32 and torch.is_inference_mode_enabled() and _has_onednn()
@@ -87,6 +65,9 @@ class Linear(nn.Module):
         """[T, in] -> [T, out]."""
         raise NotImplementedError
 
+    def prepack(self) -> None:
+        """Lay the weight out for many products to come, where that takes long enough to have been put off."""
+
 
 class PlainLinear(Linear):
     """The product in the weight's dtype by PyTorch's own kernels: CUDA's, and fp32 where no other serves."""
@@ -101,34 +82,7 @@ class PlainLinear(Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in the weight's dtype."""
-        x, bias = x.to(self.weight.dtype), self.bias.to(self.weight.dtype)
-        if len(x) <= FEW_ROWS and self.weight.numel() > SMALL_WEIGHT and _onednn_serves(x):
-            return _onednn(x, self.weight, bias, gelu=gelu)
-        y = F.linear(x, self.weight, bias)
-        return gelu_(y) if gelu else y
-
-
-class HalfWeightLinear(Linear):
-    """A frozen weight kept in float16, which loses nothing of it, multiplied in float32 by FBGEMM.
-
-    With half the memory to read, few tokens are 1.3 to 2 times as fast as MKL's or oneDNN's products, many tokens
-    through a large weight 1.1 to 1.2 times. A small weight is kept in float32 too, for MKL is the faster one there.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        weight, self.bias = weight.float(), bias.float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, self.bias)
-        self.weight = weight if weight.numel() <= SMALL_WEIGHT else None
-
-    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """[T, in] -> float32 [T, out]."""
-        y: Tensor
-        if self.weight is None or len(x) <= FEW_ROWS:
-            y = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed)
-        else:
-            y = F.linear(x.float(), self.weight, self.bias)
-        return gelu_(y) if gelu else y
+        return plain_product(x.to(self.weight.dtype), self.weight, self.bias.to(self.weight.dtype), gelu=gelu)
 
 
 class OneDnnLinear(Linear):
@@ -155,6 +109,14 @@ class EmulatedBf16Linear(Linear):
         """[T, in] -> float32 [T, out]."""
         y = F.linear(x.bfloat16().float(), self.weight.float(), self.bias)
         return gelu_(y) if gelu else y
+
+
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
+    """`x W^T + b` by the weight as it lies in memory, all of one dtype; then GELU if asked for."""
+    if len(x) <= FEW_ROWS and weight.numel() > SMALL_WEIGHT and _onednn_serves(x):
+        return _onednn(x, weight, bias, gelu=gelu)
+    y = F.linear(x, weight, bias)
+    return gelu_(y) if gelu else y
 
 
 def gelu_(y: Tensor) -> Tensor:

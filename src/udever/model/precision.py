@@ -1,7 +1,7 @@
 """What a model computes in: fp32, bf16 or int8; and the linear layer for each on each kind of machine.
 
 Every layer maps float32 or bfloat16 [T, in] to `activation_dtype` [T, out].
-Does not know: how a product is computed (linear.py, int8.py).
+Does not know: how a product is computed (linear.py, half.py, int8.py).
 """
 
 from typing import Literal
@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from udever.errors import OptionError
+from udever.model.half import HalfWeightLinear, half_weights_pay
 from udever.model.int8 import Int8Linear, Quantized, quantize_weight
 from udever.model.linear import (
     EmulatedBf16Linear,
-    HalfWeightLinear,
     Linear,
     OneDnnLinear,
     PlainLinear,
-    held_as_half,
     native_bf16,
     prepacking_pays,
 )
@@ -65,7 +64,7 @@ def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precisio
     if isinstance(weight, Quantized):
         raise TypeError(f"a quantised weight cannot be made {precision}")
     dtype = DTYPES[precision]
-    if dtype == torch.float32 and held_as_half(weight):
+    if dtype == torch.float32 and half_weights_pay(device):
         return HalfWeightLinear(weight, bias)
     weight = weight.to(dtype)
     if device.type == "cpu" and dtype == torch.bfloat16 and not native_bf16():

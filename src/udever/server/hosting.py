@@ -177,6 +177,7 @@ class Hosted:
 
         settings = self._settings
         embedder = Embedder.load(self.source, precision=settings.precision, device=settings.device)
+        embedder.warm_up()
         batcher = Batcher(
             embedder,
             batch_tokens=settings.batch_tokens,

@@ -1,0 +1,68 @@
+"""Weights are laid out for much work once it shows, or when asked; until then a large model answers as it lies."""
+
+import gc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from udever import Embedder
+from udever.engine.embedder import WARM_UP_TOKENS
+from udever.model.half import PACKED_AT_ONCE, has_half_weights
+from udever.model.linear import prepacking_pays
+
+pytestmark = [
+    pytest.mark.skipif(prepacking_pays() or not has_half_weights(), reason="this machine lays out weights at once"),
+    pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc/self/maps"),
+]
+QUERY = "How tall is the mountain?"
+WIDTH = 576
+
+
+@pytest.fixture(scope="module")
+def folder(make_checkpoint: Callable[..., Path]) -> Path:
+    assert 4 * WIDTH**2 > PACKED_AT_ONCE
+    return make_checkpoint(width=WIDTH, dtype=torch.float16)
+
+
+def is_mapped(folder: Path) -> int:
+    """How many of the weights lie in memory as in the file: all that wait, and the token table."""
+    gc.collect()  # models of other tests
+    return Path("/proc/self/maps").read_text("utf-8").count(str(folder))
+
+
+def vectors_until_warm(model: Embedder, folder: Path, batches: Iterable[list[str]]) -> list[np.ndarray]:
+    cold, found = is_mapped(folder), []
+    for batch in batches:
+        found.append(model.embed(batch, role="query"))
+        if is_mapped(folder) < cold:
+            return found
+    raise AssertionError("never warm")
+
+
+def test_sixteen_short_queries_warm_it_and_their_vectors_stay(folder: Path) -> None:
+    model = Embedder.load(str(folder), precision="fp32", device="cpu")
+    found = vectors_until_warm(model, folder, ([QUERY] for _ in range(99)))
+    assert len(found) == 16
+    assert np.abs(model.embed([QUERY], role="query") - found[0]).max() <= 1e-6
+    assert model.fingerprint == Embedder.load(str(folder), precision="fp32", device="cpu").fingerprint
+
+
+def test_a_long_batch_warms_it_first(folder: Path) -> None:
+    model = Embedder.load(str(folder), precision="fp32", device="cpu")
+    texts = [f"{QUERY} {number}" for number in range(WARM_UP_TOKENS // 8)]
+    assert sum(model.count_tokens(texts)) > WARM_UP_TOKENS
+    assert len(vectors_until_warm(model, folder, [texts])) == 1
+
+
+def test_warm_up_does_it_at_once_and_once(folder: Path) -> None:
+    model = Embedder.load(str(folder), precision="fp32", device="cpu")
+    cold = is_mapped(folder)
+    model.warm_up()
+    warm, first = is_mapped(folder), model.embed([QUERY], role="query")
+    assert warm < cold
+    model.warm_up()
+    assert is_mapped(folder) == warm
+    assert np.array_equal(model.embed([QUERY], role="query"), first)
