@@ -274,6 +274,47 @@ def test_an_interrupted_run_embeds_only_what_is_missing(
     assert ExampleStore.open(output).digest == ExampleStore.open(tmp_path / "whole").digest
 
 
+def test_an_interrupted_run_searches_only_what_is_missing(
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, search = list[list[int]](), mining.nearest
+
+    def run(output: str, *, searches: int | None = None) -> list[list[int]]:
+        """How many queries each search had; the run is interrupted before the one after `searches`."""
+        searched.append([])
+        monkeypatch.setattr(mining, "nearest", lambda *args, **options: counted(searches, *args, **options))
+        mine(store, tmp_path / output, model=model, options=ALL)
+        return searched[-1]
+
+    def counted(searches: int | None, queries: np.ndarray, *args: Any, **options: Any) -> Any:
+        if len(searched[-1]) == searches:
+            raise KeyboardInterrupt
+        searched[-1].append(len(queries))
+        return search(queries, *args, **options)
+
+    monkeypatch.setattr(mining, "BLOCK_EXAMPLES", 4)
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("out", searches=3)
+    assert searched[-1] + run("out") == whole
+    assert ExampleStore.open(tmp_path / "out").digest == ExampleStore.open(tmp_path / "whole").digest
+
+
+def test_other_options_find_no_negatives_of_an_interrupted_run(
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mining, "new_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mine(store, tmp_path / "out", model=model, options=ALL)
+    monkeypatch.undo()
+    found = mined(store, tmp_path / "out", model, max_score=-1.0)
+    assert not any(row.negatives for row in found)
+
+
+def interrupted(*_args: Any, **_options: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 def test_another_model_role_length_or_store_shares_no_vectors(
     store: ExampleStore, tmp_path: Path, model: Embedder, make_checkpoint: Callable[..., Path]
 ) -> None:

@@ -77,7 +77,7 @@ def mine(
 ) -> None:
     """Find hard negatives: texts that a model takes for answers and that are none.
 
-    Run it again after an interrupt: vectors that are there, in OUTPUT.work, are not computed again.
+    Run it again after an interrupt: vectors and negatives that are there, in OUTPUT.work, are not computed again.
     """
     from udever.engine.progress import progress_bar
     from udever.training.data.examples import ExampleStore

@@ -5,8 +5,8 @@
 
 Invariant: no negative is its query or a known positive of it, in whatever example; none scores above what the filters
 allow; memory stays flat but for about 50 bytes a text and what data/store_writer.py says. An interrupted run goes on
-with the vectors it had.
-Does not know: the command line, or how vectors are searched (mining/vector_search.py) or kept (mining/vector_files.py).
+with the vectors and the negatives it had.
+Does not know: the command line, or how vectors are searched (vector_search.py) or kept (vector_files.py).
 """
 
 import shutil
@@ -25,7 +25,8 @@ from udever.tokenizer import MIN_TOKENS, Role, UdeverTokenizer
 from udever.training.data.columns import Blocks
 from udever.training.data.examples import TEXTS, Example, ExampleStore
 from udever.training.data.store_writer import StoreWriter, TextExample, check_target, new_store
-from udever.training.mining.vector_files import Ids, Reader, VectorSet, Watch, embed_texts, unwatched
+from udever.training.mining.kept import Ids, Watch, kept, key, unwatched
+from udever.training.mining.vector_files import Reader, VectorSet, embed_texts
 from udever.training.mining.vector_search import NOTHING, Exact, Ivf, Plan, nearest
 
 BLOCK_EXAMPLES = 1024
@@ -204,6 +205,10 @@ class _Space:
                 )
         return self
 
+    def described(self) -> dict[str, Any]:
+        """What its vectors depend on."""
+        return {**self._reader.described(), "store": self._store.digest}
+
     def queries(self, ids: Ids) -> NDArray[np.float32]:
         """Vectors of queries."""
         return self._sets["query"].take(ids)
@@ -229,17 +234,17 @@ class _Miner:
 
     def mine(self, chosen: Ids, work: Path, watch: Watch) -> NDArray[np.int32]:
         """[len(chosen), negatives], on disk; NOTHING where no more were found."""
-        shape = (len(chosen), self._options.negatives)
-        picks: NDArray[np.int32] = np.lib.format.open_memmap(work / "picks.npy", "w+", np.int32, shape)
-        picks[:] = NOTHING
-        watch("searching", 0, len(chosen))
-        for first in range(0, len(chosen), BLOCK_EXAMPLES):
-            indices = chosen[first : first + BLOCK_EXAMPLES]
-            self._mine_block(indices, picks[first : first + len(indices)])
-            watch("searching", first + len(indices), len(chosen))
-        return picks
+        return kept(
+            work / key(self._space.described() | {"options": asdict(self._options)}, chosen),
+            lambda part: self._mine_block(chosen[part]),
+            rows=len(chosen),
+            block_rows=BLOCK_EXAMPLES,
+            what="searching",
+            watch=watch,
+        )
 
-    def _mine_block(self, indices: Ids, picks: NDArray[np.int32]) -> None:
+    def _mine_block(self, indices: Ids) -> NDArray[np.int32]:
+        picks = np.full((len(indices), self._options.negatives), NOTHING, np.int32)
         examples = list(map(self._store.example, indices.tolist()))
         taken = [self._taken(int(index), example) for index, example in zip(indices, examples, strict=True)]
         for symmetric in {example.symmetric for example in examples}:
@@ -258,6 +263,7 @@ class _Miner:
                 found = scores[query], np.where(rows[query] < 0, NOTHING, documents.ids[rows[query]])
                 picked = self._pick(*found, taken[place], limit)
                 picks[place, : len(picked)] = picked
+        return picks
 
     def _pick(self, scores: NDArray[np.float32], ids: Ids, taken: NDArray[np.int64], limit: float) -> Ids:
         free = (ids != NOTHING) & ~np.isin(self._keys[ids], taken)
