@@ -10,17 +10,18 @@ from udever import Embedder, errors
 SIGNATURES = {
     "load": "(name, *, precision='auto', device='auto', revision=None, token=None)",
     "embed": "(self, texts, role='query', *, normalize=True, dimensions=None, max_tokens=None, truncate='error', "
-    "progress=False, batch_tokens=2048)",
+    "progress=False, batch_tokens=None)",
     "embed_iter": "(self, texts, role='document', *, normalize=True, dimensions=None, max_tokens=None, "
-    "truncate='error', progress=False, batch_tokens=2048, block_texts=8192)",
+    "truncate='error', progress=False, batch_tokens=None, block_texts=8192)",
     "count_tokens": "(self, texts, role='query')",
     "warm_up": "(self)",
     "tokenize": "(self, texts, role='query', *, max_tokens=None, truncate='error')",
-    "forward": "(self, sequences, *, batch_tokens=2048)",
+    "forward": "(self, sequences, *, batch_tokens=None)",
     "finish": "(self, raw, *, normalize=True, dimensions=None)",
 }
 PROPERTIES = {
     "name", "config", "dimensions", "max_tokens", "precision", "device", "fingerprint", "matryoshka", "manifest",
+    "batch_tokens",
 }  # fmt: skip
 CODES = {
     "udever_error", "invalid_input", "empty_text", "not_a_text", "too_many_tokens", "invalid_option",

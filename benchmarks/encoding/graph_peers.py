@@ -96,7 +96,7 @@ def _peer(graph: Graph, *, kind: GraphKind, setting: Setting, precision: Any) ->
 
     def run(texts: Texts) -> Tensor:
         out = torch.empty(len(texts), setting.shape.width)
-        for indices, batch in pack(texts.sequences, batch_tokens=BATCH_TOKENS, device=setting.device):
+        for indices, batch in pack(texts.sequences, batch_tokens=BATCH_TOKENS["cpu"], device=setting.device):
             out[indices] = graph(graph_inputs(batch))
         return out
 

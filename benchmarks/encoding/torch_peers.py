@@ -18,7 +18,6 @@ from udever.model.bloom import Bloom, closing_states
 from udever.model.linear import native_bf16
 from udever.model.precision import Precision
 
-GPU_BATCH_TOKENS = 32768
 UNSORTED_BATCHES = 4
 """Batches of an unsorted peer that are timed: the order is random, so the first ones are like the others."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -122,7 +121,7 @@ def udever_peer(precision: Precision) -> Callable[[Setting], Peer]:
         table = tensors.pop("word_embeddings.weight")
         model = Bloom(setting.shape.config(), tensors, table=table, precision=precision, device=setting.device)
         model.prepack()
-        batch_tokens = GPU_BATCH_TOKENS if setting.device.type == "cuda" else BATCH_TOKENS
+        batch_tokens = BATCH_TOKENS[setting.device.type]
 
         def run(texts: Texts) -> Tensor:
             out = torch.empty(len(texts), setting.shape.width)
@@ -140,13 +139,12 @@ def embedder_peer(setting: Setting) -> Peer:
     """`Embedder.embed` on strings: what a user calls, tokenising included."""
     embedder = Embedder.load(str(setting.folder), device=str(setting.device))
     embedder.warm_up()
-    batch_tokens = GPU_BATCH_TOKENS if setting.device.type == "cuda" else BATCH_TOKENS
     [sample] = embedder.count_tokens([setting.texts.bodies()[0]], role="document")
     if sample != len(setting.texts.sequences[0]):
         raise Unavailable(f"its tokenizer counts {sample} tokens where the workload has another number")
 
     def run(texts: Texts) -> Tensor:
-        vectors = embedder.embed(texts.bodies(), role="document", normalize=False, batch_tokens=batch_tokens)
+        vectors = embedder.embed(texts.bodies(), role="document", normalize=False)
         return torch.from_numpy(vectors)
 
     return Peer(run=run, precision=embedder.precision)

@@ -41,14 +41,16 @@ def by_teacher(source: Path) -> tuple[Matrix, Matrix]:
     return mean, (axes.T * (widths / widths.max()) ** -POWER) @ axes
 
 
-def by_student(model: Path, folder: Path) -> tuple[Matrix, Matrix]:
-    """(zero [H], map [H, H]) of a student's vectors of a store's texts."""
-    store = ExampleStore.open(folder)
-    rows = np.random.default_rng(0).permutation(store.text_count)[:STUDENT_TEXTS]
-    texts = [store.text(row) for row in rows.tolist()]
+def by_student(model: Path, texts: list[str], *, axes: int = STUDENT_AXES) -> tuple[Matrix, Matrix]:
+    """(zero [H], map [H, H]) that makes as many of a student's axes, widest first, as narrow as the next."""
     vectors = Embedder.load(str(model), precision="fp32").embed(texts, role="query", truncate="end", progress=True)
-    _, widths, axes = np.linalg.svd(vectors, full_matrices=False)
-    return np.zeros(len(axes), np.float32), (axes.T * np.minimum(1, widths[STUDENT_AXES] / widths)) @ axes
+    _, widths, directions = np.linalg.svd(vectors, full_matrices=False)
+    return np.zeros(len(directions), np.float32), (directions.T * np.minimum(1, widths[axes] / widths)) @ directions
+
+
+def _sentences(folder: Path) -> list[str]:
+    store = ExampleStore.open(folder)
+    return [store.text(row) for row in np.random.default_rng(0).permutation(store.text_count)[:STUDENT_TEXTS].tolist()]
 
 
 def _sampled(source: Path) -> Matrix:
@@ -68,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     stores = args.work / "stores"
     source, out = ("whitened", "capped") if args.model else ("targets", "whitened")
-    mean, even = by_student(args.model, stores / "sts") if args.model else by_teacher(stores / source)
+    mean, even = by_student(args.model, _sentences(stores / "sts")) if args.model else by_teacher(stores / source)
     vectors = (np.load(stores / source / "vectors.npy").astype(np.float32) - mean) @ even
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     with whole_folder(stores / out, replace=True) as folder:

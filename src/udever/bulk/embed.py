@@ -20,7 +20,7 @@ from udever.bulk.reading import Reader
 from udever.bulk.receipts import Receipt, StageName, reasons_of, receipt_name, shard_name
 from udever.bulk.rows import Loaded, load
 from udever.bulk.storage import Storage
-from udever.engine.embedder import BATCH_TOKENS, Embedder
+from udever.engine.embedder import Embedder
 
 TICK_BATCHES = 16
 """Batches between two calls of `tick`: a shard of long documents takes a large model minutes."""
@@ -75,7 +75,7 @@ class Worker:
     ) -> None:
         self._job, self._storage, self._model = job, storage, model
         model.warm_up()  # a run's bytes must not depend on how much its process has embedded before
-        self._batch_tokens = BATCH_TOKENS if batch_tokens is None else batch_tokens
+        self._batch_tokens = batch_tokens or model.batch_tokens
         self._tick = tick
         options = job.options
         self._reader = Reader(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udever.engine.embedder import BATCH_TOKENS, Embedder, Vectors
+from udever.engine.embedder import Embedder, Vectors
 from udever.engine.threads import fitting_threads
 from udever.errors import OverloadedError, QueueClosedError, SequenceFailedError
 
@@ -86,16 +86,17 @@ class Batcher:
         self,
         embedder: Embedder,
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
         on_batch: Callable[[BatchStats], None] | None = None,
     ) -> None:
         """Args:
-        batch_tokens: tokens the model sees at once.
+        batch_tokens: tokens the model sees at once; None: what the embedder takes by itself.
         max_wait_seconds: new work is refused while what comes before it is estimated to take longer than this.
         on_batch: called in the model thread after each batch.
         """
-        self.embedder, self.batch_tokens, self.max_wait_seconds = embedder, batch_tokens, max_wait_seconds
+        self.embedder, self.max_wait_seconds = embedder, max_wait_seconds
+        self.batch_tokens = batch_tokens or embedder.batch_tokens
         self._flops_per_token = 24 * embedder.config.layers * embedder.config.width**2
         """Of the blocks' linear layers: twice 12 · layers · width²."""
         self.restarts = 0

@@ -27,8 +27,8 @@ from udever.model.config import BloomConfig
 from udever.model.precision import Precision
 from udever.tokenizer import ROLES, TRUNCATIONS, Role, Truncate, require_text
 
-BATCH_TOKENS = 2048
-"""Tokens the model sees at once: what 2 cores like best; a GPU wants more (the benchmark gives it 32768)."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+"""Tokens the model sees at once, by kind of device: what 2 cores like best, and what keeps a large GPU busy."""
 WARM_UP_TOKENS = 1024
 """From so much work on, preparing the weights for it pays: one long batch, or 16 short ones."""
 SHORT_BATCH_TOKENS = 64
@@ -125,6 +125,11 @@ class Embedder:
         """The device in use."""
         return str(self._parts.device)
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens the model sees at once unless a call says otherwise: 2,048 on a CPU, 32,768 on a GPU."""
+        return BATCH_TOKENS[self._parts.device.type]
+
     @cached_property
     def fingerprint(self) -> str:
         """`udv1-…`: the same on every machine for the same weights, tokenizer, markers, token limit and precision.
@@ -147,7 +152,7 @@ class Embedder:
         max_tokens: int | None = None,
         truncate: Truncate = "error",
         progress: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
     ) -> Vectors:
         """Embed a list of texts of one role; duplicates are computed once.
 
@@ -158,7 +163,8 @@ class Embedder:
             max_tokens: a lower limit than the model's, both markers included.
             truncate: what to do with longer texts: "error", or cut the body's "end" or "start", never a marker.
             progress: show a bar on standard error.
-            batch_tokens: tokens the model sees at once; changes speed and memory, not the vectors.
+            batch_tokens: tokens the model sees at once, by default the property of that name; changes speed and
+                memory, not the vectors.
 
         Returns:
             float32 [len(texts), dimensions], in the order of `texts`.
@@ -197,7 +203,7 @@ class Embedder:
         max_tokens: int | None = None,
         truncate: Truncate = "error",
         progress: bool = False,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         block_texts: int = BLOCK_TEXTS,
     ) -> Iterator[Vectors]:
         """Embed a stream of any length in flat memory; options as in `embed`.
@@ -228,12 +234,12 @@ class Embedder:
         self, texts: Sequence[str], role: Role = "query", *, max_tokens: int | None = None, truncate: Truncate = "error"
     ) -> list[list[int]]:
         """Token ids of each text, both markers included; options and errors as in `embed`."""
-        options = self._options(role, True, None, max_tokens, truncate, BATCH_TOKENS)
+        options = self._options(role, True, None, max_tokens, truncate, None)
         return self._parts.tokenizer.encode(
             _as_list(texts), role=options.role, max_tokens=options.max_tokens, truncate=options.truncate
         )
 
-    def forward(self, sequences: Sequence[Sequence[int]], *, batch_tokens: int = BATCH_TOKENS) -> Vectors:
+    def forward(self, sequences: Sequence[Sequence[int]], *, batch_tokens: int | None = None) -> Vectors:
         """Raw hidden states float32 [len(sequences), width] of token ids; equal sequences are computed once.
 
         Raises:
@@ -242,7 +248,8 @@ class Embedder:
         row_of: dict[tuple[int, ...], int] = {}
         rows = [row_of.setdefault(tuple(sequence), len(row_of)) for sequence in sequences]
         out = torch.empty(len(row_of), self.dimensions)
-        for indices, batch in pack(list(row_of), batch_tokens=batch_tokens, device=self._parts.device):
+        budget = batch_tokens or self.batch_tokens
+        for indices, batch in pack(list(row_of), batch_tokens=budget, device=self._parts.device):
             self._expect(len(batch.token_ids))
             out[indices] = closing_states(self._parts.model, batch).to(out.device)
         if not torch.isfinite(out).all():
@@ -254,7 +261,7 @@ class Embedder:
 
     def finish(self, raw: Vectors, *, normalize: bool = True, dimensions: int | None = None) -> Vectors:
         """Embeddings float32 [n, dimensions] from what `forward` gave; options as in `embed`."""
-        options = self._options("query", normalize, dimensions, None, "error", BATCH_TOKENS)
+        options = self._options("query", normalize, dimensions, None, "error", None)
         return _finish(raw, normalize=normalize, dimensions=options.dimensions)
 
     def _expect(self, tokens: int) -> None:
@@ -270,7 +277,7 @@ class Embedder:
         dimensions: int | None,
         max_tokens: int | None,
         truncate: str,
-        batch_tokens: int,
+        batch_tokens: int | None,
     ) -> _Options:
         if dimensions is not None and dimensions not in (*self.matryoshka, self.dimensions):
             trained = ", ".join(map(str, self.matryoshka)) or f"only its full {self.dimensions}"
@@ -281,7 +288,7 @@ class Embedder:
             raise OptionError(
                 f"max_tokens is {max_tokens}; {self.name} takes 3 to {self.max_tokens}, both markers included"
             )
-        if batch_tokens < 1:
+        if batch_tokens is not None and batch_tokens < 1:
             raise OptionError(f"batch_tokens is {batch_tokens}; it must be at least 1")
         return _Options(
             role=_one_of("role", role, ROLES),
@@ -289,7 +296,7 @@ class Embedder:
             dimensions=dimensions or self.dimensions,
             max_tokens=max_tokens or self.max_tokens,
             truncate=_one_of("truncate", truncate, TRUNCATIONS),
-            batch_tokens=batch_tokens,
+            batch_tokens=batch_tokens or self.batch_tokens,
         )
 
     def _blocks(self, texts: Iterable[str], size: int, options: _Options) -> Iterator[Vectors]:
