@@ -1,6 +1,6 @@
 """Makes the folder that ships of a trained model: weights in int8 and fp16, card.md and udever.json with the scores.
 
-    python recipes/nano/ship.py --model W/last --results W/results --out src/udever/builtin/udever-nano
+    python recipes/nano/ship.py --model W/best --results W/results --out src/udever/builtin/udever-nano
     python recipes/nano/ship.py --results W/results --out src/udever/builtin/udever-nano-code    # the scores alone
 
 Invariant: the scores are those of the weights that ship: `udever evaluate suite` ran on this folder's fingerprint.
