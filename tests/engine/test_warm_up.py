@@ -21,6 +21,11 @@ QUERY = "How tall is the mountain?"
 WIDTH = 576
 
 
+@pytest.fixture(autouse=True)
+def no_models_of_other_tests() -> None:
+    gc.collect()
+
+
 @pytest.fixture(scope="module")
 def folder(make_checkpoint: Callable[..., Path]) -> Path:
     assert 4 * WIDTH**2 > PACKED_AT_ONCE
@@ -29,7 +34,6 @@ def folder(make_checkpoint: Callable[..., Path]) -> Path:
 
 def is_mapped(folder: Path) -> int:
     """How many of the weights lie in memory as in the file: all that wait, and the token table."""
-    gc.collect()  # models of other tests
     return Path("/proc/self/maps").read_text("utf-8").count(str(folder))
 
 

@@ -495,14 +495,15 @@ def test_the_built_in_models_recipes_are_sound_and_run_in_their_order() -> None:
     found = {path.stem: recipes.load(path) for path in (root / "recipes" / "nano").glob("*.toml") if path.stem != "dev"}
     assert {name: recipe.base for name, recipe in found.items()} == {
         "pairs": "distilled", "again": "runs/pairs/model", "third": "runs/again/model", "grown": "grown",
-        "whitened": "runs/grown/model", "capped": "runs/whitened/model", "seventh": "pressed", "code": "udever-nano",
+        "whitened": "runs/grown/model", "capped": "runs/whitened/model", "seventh": "pressed", "eighth": "last",
+        "code": "udever-nano",
     }  # fmt: skip
     said = subprocess.run(
         ["make", "--dry-run", "--directory", str(root / "recipes" / "nano"), "DATA=/data", "WORK=/work"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     trained = [line.split("train ")[1].split()[0] for line in said.splitlines() if "udever train" in line]
-    order = ("pairs", "again", "third", "grown", "whitened", "capped", "seventh", "code")
+    order = ("pairs", "again", "third", "grown", "whitened", "capped", "seventh", "eighth", "code")
     assert trained == [str(root / "recipes" / "nano" / f"{name}.toml") for name in order]
 
 
