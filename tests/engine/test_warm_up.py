@@ -32,16 +32,16 @@ def folder(make_checkpoint: Callable[..., Path]) -> Path:
     return make_checkpoint(width=WIDTH, dtype=torch.float16)
 
 
-def is_mapped(folder: Path) -> int:
+def mapped_tensors(folder: Path) -> int:
     """How many of the weights lie in memory as in the file: all that wait, and the token table."""
     return Path("/proc/self/maps").read_text("utf-8").count(str(folder))
 
 
 def vectors_until_warm(model: Embedder, folder: Path, batches: Iterable[list[str]]) -> list[np.ndarray]:
-    cold, found = is_mapped(folder), []
+    cold, found = mapped_tensors(folder), []
     for batch in batches:
         found.append(model.embed(batch, role="query"))
-        if is_mapped(folder) < cold:
+        if mapped_tensors(folder) < cold:
             return found
     raise AssertionError("never warm")
 
@@ -63,10 +63,10 @@ def test_a_long_batch_warms_it_first(folder: Path) -> None:
 
 def test_warm_up_does_it_at_once_and_once(folder: Path) -> None:
     model = Embedder.load(str(folder), precision="fp32", device="cpu")
-    cold = is_mapped(folder)
+    cold = mapped_tensors(folder)
     model.warm_up()
-    warm, first = is_mapped(folder), model.embed([QUERY], role="query")
+    warm, first = mapped_tensors(folder), model.embed([QUERY], role="query")
     assert warm < cold
     model.warm_up()
-    assert is_mapped(folder) == warm
+    assert mapped_tensors(folder) == warm
     assert np.array_equal(model.embed([QUERY], role="query"), first)

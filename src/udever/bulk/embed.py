@@ -74,7 +74,6 @@ class Worker:
         tick: Tick = no_tick,
     ) -> None:
         self._job, self._storage, self._model = job, storage, model
-        model.warm_up()  # a run's bytes must not depend on how much its process has embedded before
         self._batch_tokens = batch_tokens or model.batch_tokens
         self._tick = tick
         options = job.options
@@ -129,6 +128,7 @@ class Worker:
         Args:
             rows: which of them each text of the shard is.
         """
+        self._model.warm_up()  # a run's bytes must not depend on how much its process has embedded before
         raw = np.empty((len(distinct), self._model.dimensions), np.float32)
         lengths = np.fromiter(map(len, distinct), np.int64, len(distinct))
         times = np.bincount(rows, minlength=len(distinct))

@@ -56,8 +56,8 @@ class Embedder:
 
     def __init__(self, parts: loading.Parts) -> None:
         self._parts = parts
-        self._work = 0
-        """Tokens computed before `warm_up`, a short batch counted as `SHORT_BATCH_TOKENS`."""
+        self._cold_tokens: int | None = 0
+        """Computed before `warm_up`, a short batch counted as `SHORT_BATCH_TOKENS`; None after it."""
 
     @classmethod
     def load(
@@ -225,8 +225,9 @@ class Embedder:
         Takes about 6 seconds per billion weights on 2 cores, in fp32 on a CPU without AVX-512; nothing elsewhere. For
         services, whose callers should not wait for it. Vectors from before and after are equal to 1e-6.
         """
-        self._parts.model.prepack()
-        self._work = WARM_UP_TOKENS
+        if self._cold_tokens is not None:
+            self._parts.model.prepack()
+            self._cold_tokens = None
 
     # ---- the same in steps, for callers that queue work themselves (batcher.py) ----
 
@@ -265,9 +266,9 @@ class Embedder:
         return _finish(raw, normalize=normalize, dimensions=options.dimensions)
 
     def _expect(self, tokens: int) -> None:
-        if self._work < WARM_UP_TOKENS:
-            self._work += max(tokens, SHORT_BATCH_TOKENS)
-            if self._work >= WARM_UP_TOKENS:
+        if self._cold_tokens is not None:
+            self._cold_tokens += max(tokens, SHORT_BATCH_TOKENS)
+            if self._cold_tokens >= WARM_UP_TOKENS:
                 self.warm_up()
 
     def _options(

@@ -207,7 +207,7 @@ class _Space:
 
     def described(self) -> dict[str, Any]:
         """What its vectors depend on."""
-        return {**self._reader.described(), "store": self._store.digest}
+        return self._reader.described(self._store)
 
     def queries(self, ids: Ids) -> NDArray[np.float32]:
         """Vectors of queries."""

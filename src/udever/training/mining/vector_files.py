@@ -40,9 +40,10 @@ class Reader:
         found = self.model.embed(texts, role, dimensions=self.dimensions, max_tokens=self.max_tokens, truncate="end")
         return found.astype(STORED)
 
-    def described(self) -> dict[str, Any]:
-        """What the vectors depend on."""
+    def described(self, store: ExampleStore) -> dict[str, Any]:
+        """What the vectors of the store's texts depend on."""
         return {
+            "store": store.digest,
             "fingerprint": self.model.fingerprint,
             "dimensions": self.dimensions or self.model.dimensions,
             "max_tokens": self.max_tokens,
@@ -75,7 +76,7 @@ def embed_texts(
     def make(part: slice) -> NDArray[np.float16]:
         return reader.vectors([store.text(text_id) for text_id in ids[part].tolist()], role)
 
-    told = {**reader.described(), "role": role, "store": store.digest}
+    told = reader.described(store) | {"role": role}
     vectors = kept(
         folder / key(told, ids), make, rows=len(ids), block_rows=BLOCK_TEXTS, what=f"embedding, {role}", watch=watch
     )
