@@ -24,7 +24,7 @@ from train import targets as unit_targets
 from udever.engine.folders import whole_file
 from udever.training.data.examples import ExampleStore
 
-CAP = {"wide": 2000, "tatoeba": 8000, "ui": 1500, "debian": 4000, "sts": 8000, "lexicon": 1500, "code": 40_000}
+CAP = {"wide": 8000, "tatoeba": 30_000, "ui": 3000, "debian": 12_000, "sts": 8000, "lexicon": 5000, "code": 40_000}
 """Pairs of a group and language at most."""
 STORES = ("pairs", "passages", "code", "sts")
 PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}

@@ -1,5 +1,8 @@
 """The fast attention kernels against the definition, and ALiBi's slopes against transformers'."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -99,3 +102,27 @@ def test_flash_attention_equals_the_definition(lengths: list[int]) -> None:
     last = batch.last_tokens
     closing = closing_attention(q[last], k, v, batch=batch, bias=bias)
     torch.testing.assert_close(closing.double(), expected[last], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_the_gradient_through_flash_attention_is_that_of_the_definition(lengths: list[int]) -> None:
+    batch = PackedBatch.from_lists([[0] * length for length in lengths], device="cuda")
+    bias = AlibiBias(alibi_slopes(3).cuda())
+    halves = [x.bfloat16().cuda() for x in random_qkv(sum(lengths), channels=64)]
+    last = batch.last_tokens
+
+    def gradients(kernels: tuple[Callable[..., Tensor], ...], inputs: list[Tensor]) -> list[Tensor]:
+        q, k, v = (x.clone().requires_grad_() for x in inputs)
+        outputs = [kernel(q, k, v, batch=batch, bias=bias) for kernel in kernels]
+        return list(torch.autograd.grad(sum((out * out.detach()).sum() for out in outputs), (q, k, v)))
+
+    def closing(q: Tensor, *others: Tensor, **known: Any) -> Tensor:
+        return closing_attention(q[last], *others, **known)
+
+    def definition(*inputs: Tensor, **known: Any) -> Tensor:
+        return reference_attention(*inputs, **known)[last]
+
+    expected = gradients((reference_attention, definition), [x.double() for x in halves])
+    for actual, exact in zip(gradients((causal_attention, closing), halves), expected, strict=True):
+        assert (actual.double() - exact).norm() <= 2e-2 * exact.norm() + 1e-6

@@ -17,7 +17,7 @@ from udever.training import recipe as recipes
 from udever.training import run
 from udever.training.data.examples import ExampleStore
 from udever.training.data.store_writer import TextExample, new_store
-from udever.training.distill import PREFIX_WEIGHT, Targets, distill_loss
+from udever.training.distill import PREFIX_WEIGHT, Lesson, Targets, distill_loss
 from udever.training.distributed import world
 from udever.training.plot import draw
 from udever.training.session import open_session
@@ -120,10 +120,12 @@ def test_texts_without_a_vector_teach_nothing_and_break_nothing() -> None:
     targets = F.normalize(torch.randn(4, 6), dim=1)
     targets[1:3] = 0
     bank = F.normalize(torch.randn(5, 6), dim=1)
-    distill_loss(embeddings, targets, bank, temperature=0.1, prefixes=(3,))[0].backward()
+    lesson = Lesson(targets=targets, bank=bank)
+    distill_loss(embeddings, lesson, temperature=0.1, prefixes=(3,))[0].backward()
     assert embeddings.grad is not None
     assert embeddings.grad[1:3].abs().max() == 0 < embeddings.grad[[0, 3]].abs().min()
-    nothing, watched = distill_loss(embeddings, torch.zeros(4, 6), bank, temperature=0.1, prefixes=())
+    empty = Lesson(targets=torch.zeros(4, 6), bank=bank)
+    nothing, watched = distill_loss(embeddings, empty, temperature=0.1, prefixes=())
     nothing.backward()
     assert nothing.item() == 0
     assert watched == {}
@@ -150,10 +152,8 @@ def test_the_loss_by_its_definition(seed: int, temperature: float) -> None:
             got = _softmax(_unit(keys[:, :width]) @ student / temperature)
             divergence = sum(p * math.log(p / q) for p, q in zip(aim, got, strict=True) if p > 0)
             expected += weight * (1 - float(student @ own) + divergence) / len(students)
-    loss, _ = distill_loss(
-        torch.from_numpy(students * 3), torch.from_numpy(targets), torch.from_numpy(bank),
-        temperature=temperature, prefixes=(2,),
-    )  # fmt: skip
+    lesson = Lesson(targets=torch.from_numpy(targets), bank=torch.from_numpy(bank))
+    loss, _ = distill_loss(torch.from_numpy(students * 3), lesson, temperature=temperature, prefixes=(2,))
     assert loss.item() == pytest.approx(expected, rel=1e-9)
 
 

@@ -330,15 +330,27 @@ def test_a_delta_to_train_on_is_part_of_the_runs_identity(recipe_file: Path, dat
         run.begin(tmp_path / "run", session.identity, resume=True)
 
 
-def test_matrices_move_in_full_precision_only(recipe_file: Path, data: Path) -> None:
+def test_matrices_that_move_in_bf16_keep_what_bf16_would_round_away(recipe_file: Path, data: Path) -> None:
     recipe_file.write_text(recipe_file.read_text().replace("max_tokens", 'tune = "last:1"\nmax_tokens', 1))
+    recipe = recipes.load(recipe_file)
+    recipe = structs.replace(recipe, optimizer=structs.replace(recipe.optimizer, learning_rate=1e-6))
     with (
-        pytest.raises(OptionError, match=r"precision bf16 with tune 'last:1'"),
-        open_session(recipes.load(recipe_file), data=data, precision="bf16", device="cpu"),
+        pytest.raises(OptionError, match="int8 cannot be trained in"),
+        open_session(recipe, data=data, precision="int8", device="cpu"),
     ):
         pass
-    with open_session(recipes.load(recipe_file), data=data, precision="auto", device="cpu") as session:
-        assert session.identity.precision == "fp32"
+    with open_session(recipe, data=data, precision="bf16", device="cpu") as session:
+        assert session.identity.precision == "bf16"
+        trainer = session.trainer
+        before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+        trainer.step(0)
+        weights = [name for name, parameter in trainer.parameters.items() if name.endswith(".weight")]
+        assert weights
+        for name in weights:
+            now = trainer.parameters[name].detach()
+            assert now.dtype == torch.float32
+            assert (now != before[name]).any()
+            assert (now.bfloat16() == before[name].bfloat16()).float().mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -350,6 +362,25 @@ def test_fp32_on_cuda_is_tf32_while_training_runs(device: str, precision: str, e
         assert computed == expected
         assert (torch.get_float32_matmul_precision() == "high") is (expected == "tf32")
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tune", ["bitfit", "all"])
+def test_a_step_on_cuda_is_that_of_the_cpu(tune: str, recipe_file: Path, data: Path) -> None:
+    """In bf16 on the GPU, its batches made by other processes, against float32 on the CPU."""
+    recipe_file.write_text(recipe_file.read_text().replace("max_tokens", f'tune = "{tune}"\nmax_tokens', 1))
+    gradients, losses = [], []
+    for device, precision in (("cpu", "fp32"), ("cuda", "bf16")):
+        with open_session(recipes.load(recipe_file), data=data, precision=precision, device=device) as session:
+            trainer = session.trainer
+            loss, _ = trainer.gradient(trainer.batches.of(0))
+            losses.append(loss.item())
+            found = {name: p.grad.double().cpu() for name, p in trainer.parameters.items() if p.grad is not None}
+            gradients.append(torch.cat([grad.flatten() for _, grad in sorted(found.items())]))
+            trainer.optimizer.zero_grad()
+            assert [trainer.step(number).step for number in range(3)] == [1, 2, 3]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 @pytest.mark.gpu
@@ -386,8 +417,8 @@ def test_divergence_stops_before_anything_moves_and_keeps_the_batch(
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     honest = trainer._objective
 
-    def diverging(embeddings: torch.Tensor, batch: object, *, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        loss, watched = honest(embeddings, batch, step=step)
+    def diverging(embeddings: torch.Tensor, batch: object) -> tuple[torch.Tensor, dict[str, float]]:
+        loss, watched = honest(embeddings, batch)
         return (loss * float("nan"), watched)
 
     monkeypatch.setattr(trainer, "_objective", diverging)

@@ -71,7 +71,13 @@ class Block(nn.Module):
     """One decoder block: attention and MLP, each behind a layer norm, each added to the residual stream."""
 
     def __init__(
-        self, config: BloomConfig, weights: Mapping[str, Tensor], *, precision: Precision, trainable: bool = False
+        self,
+        config: BloomConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        precision: Precision,
+        trainable: bool = False,
+        masters: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.head_width = config.heads, config.head_width
@@ -80,7 +86,7 @@ class Block(nn.Module):
         def linear(name: str) -> Linear:
             weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
             if trainable:
-                return make_trainable_linear(weight, bias, precision=precision)
+                return make_trainable_linear(weight, bias, precision=precision, masters=masters)
             if f"{name}.scales" not in weights:
                 return make_linear(weight, bias, precision=precision)
             quantized = Quantized(*(weights[f"{name}.{part}"] for part in Quantized._fields))
@@ -142,6 +148,7 @@ class Bloom(nn.Module):
         precision: Precision = "fp32",
         device: torch.device | str = "cpu",
         trainable: bool = False,
+        masters: bool = False,
         own_rows: OwnRows | None = None,
     ) -> None:
         """Move the weights to `device` and pack them for `precision`, a block at a time.
@@ -151,6 +158,8 @@ class Bloom(nn.Module):
                 them. Nothing keeps a reference to them that a packed copy replaces.
             table: word_embeddings.weight [vocabulary, H]; on the CPU used where it lies, never copied.
             trainable: use layers that a gradient passes through; which of their tensors move, training says.
+            masters: of trainable layers: the matrices stay float32 and are rounded in each product, so that they can
+                move in bf16.
             own_rows: replaces some rows of the table.
         """
         super().__init__()
@@ -170,7 +179,7 @@ class Bloom(nn.Module):
             weights = block_weights(config, tensors, index=index)
             own = last_precision(precision, device=torch.device(device)) if index == config.layers - 1 else precision
             on = {name: on_device(weight) for name, weight in weights.items()}
-            return Block(config, on, precision=own, trainable=trainable)
+            return Block(config, on, precision=own, trainable=trainable, masters=masters)
 
         self.embedding_norm, self.final_norm = norm("word_embeddings_layernorm"), norm("ln_f")
         with _pool(alone=trainable) as pool:

@@ -70,19 +70,22 @@ class Linear(nn.Module):
 
 
 class PlainLinear(Linear):
-    """The product in the weight's dtype by PyTorch's own kernels: CUDA's, and fp32 where no other serves."""
+    """The product by PyTorch's own kernels: CUDA's, and fp32 where no other serves."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, *, dtype: torch.dtype | None = None) -> None:
+        """`dtype`: what the product is made in; None: the weight's own."""
         super().__init__()
+        self.dtype = dtype or weight.dtype
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """[T, in] -> [T, out] in the weight's dtype."""
-        return plain_product(x.to(self.weight.dtype), self.weight, self.bias.to(self.weight.dtype), gelu=gelu)
+        """[T, in] -> [T, out] in the product's dtype."""
+        x, weight, bias = (tensor.to(self.dtype) for tensor in (x, self.weight, self.bias))
+        return plain_product(x, weight, bias, gelu=gelu)
 
 
 class OneDnnLinear(Linear):

@@ -74,7 +74,12 @@ def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precisio
     return PlainLinear(weight, bias.to(dtype))
 
 
-def make_trainable_linear(weight: Tensor, bias: Tensor, *, precision: Precision) -> Linear:
-    """A layer that a gradient passes through, its bias kept in float32 at least; arguments as in `make_linear`."""
+def make_trainable_linear(weight: Tensor, bias: Tensor, *, precision: Precision, masters: bool = False) -> Linear:
+    """A layer that a gradient passes through, its bias kept in float32 at least; arguments as in `make_linear`.
+
+    Args:
+        masters: keep the weight so, too, and round it in each product: small steps of it must not get lost.
+    """
     dtype = DTYPES[precision]
-    return PlainLinear(weight.to(dtype), bias.to(torch.promote_types(dtype, torch.float32)))
+    kept = torch.promote_types(dtype, torch.float32)
+    return PlainLinear(weight.to(kept if masters else dtype), bias.to(kept), dtype=dtype)

@@ -72,6 +72,7 @@ def load_base(
     precision: str = "fp32",
     device: str | torch.device = "cpu",
     markers: bool = True,
+    masters: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> TrainBase:
@@ -81,6 +82,7 @@ def load_base(
         name: as `Embedder.load` takes it.
         precision: "fp32", "bf16" (the biases stay float32), "fp64" or "auto".
         markers: hold the markers' rows of the token table apart, so that they can move.
+        masters: keep the matrices in float32 whatever the precision of their products, so that they can move.
 
     Raises:
         ModelError: as `Embedder.load`.
@@ -107,6 +109,7 @@ def load_base(
         precision=chosen,
         device=chosen_device,
         trainable=True,
+        masters=masters,
         own_rows=_own_rows(checkpoint, moved, sorted(apart), dtype=torch.promote_types(DTYPES[chosen], torch.float32)),
     )
     return TrainBase(

@@ -13,6 +13,7 @@ from udever.tokenizer import Role
 from udever.training.contrastive import Pairing
 from udever.training.data.examples import Example, ExampleStore
 from udever.training.data.sampler import Mixture, Sampler, negatives_for
+from udever.training.distill import Lesson, Targets
 from udever.training.recipe import Recipe
 
 
@@ -27,6 +28,8 @@ class StepBatch:
     queries: int
     """B."""
     pairing: Pairing
+    lesson: Lesson | None = None
+    """A teacher's vectors, where there is a teacher."""
 
     @property
     def tokens(self) -> int:
@@ -37,11 +40,19 @@ class StepBatch:
 class Batches:
     """All steps of a run."""
 
-    def __init__(self, mixture: Mixture, recipe: Recipe, *, markers: dict[Role, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        mixture: Mixture,
+        recipe: Recipe,
+        *,
+        markers: dict[Role, tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> None:
         """Args:
         markers: role → ids of its opening and closing marker.
+        targets: a teacher's vectors, for the objective `distill`.
         """
-        self._mixture, self._recipe, self._markers = mixture, recipe, markers
+        self._mixture, self._recipe, self._markers, self._targets = mixture, recipe, markers, targets
         batch = recipe.batch
         self._sampler = Sampler(mixture, batch_size=batch.size, seed=recipe.seed, mixing=batch.mixing)
 
@@ -79,16 +90,25 @@ class Batches:
             self._sequence(s, text_id, "query" if symmetric else "document") for s, text_id, symmetric in negatives
         ]
         documents = [*positives, *((s, text_id) for s, text_id, _ in negatives)]
+        texts = [*queries, *documents]
         return StepBatch(
             sequences=sequences,
-            texts=[*queries, *documents],
+            texts=texts,
             queries=len(queries),
             pairing=Pairing.of(
                 list(range(len(queries))),
                 [self._mixture.stores[s].key(text_id) for s, text_id in documents],
                 _known(picked),
             ),
+            lesson=self._lesson(texts, step),
         )
+
+    def _lesson(self, texts: Sequence[tuple[int, int]], step: int) -> Lesson | None:
+        part = self._recipe.distill
+        if self._targets is None or part is None:
+            return None
+        bank = self._targets.bank(part.bank, seed=(self._recipe.seed, step))
+        return Lesson(targets=self._targets.of(texts), bank=bank)
 
     def text(self, store: int, text_id: int) -> str:
         """A text by its place in `StepBatch.texts`."""

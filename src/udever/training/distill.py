@@ -20,6 +20,17 @@ from torch import Tensor
 
 from udever.errors import ExamplesError
 
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a step learns from the teacher. Unit vectors."""
+
+    targets: Tensor
+    """float32 [n, H], one a text of the batch; zero where there is none."""
+    bank: Tensor
+    """float32 [M, H], others to be ranked against."""
+
+
 DIGEST_ROWS = 100_000
 PREFIX_WEIGHT = 0.25
 """Of a Matryoshka prefix beside the full width."""
@@ -46,7 +57,7 @@ class Targets:
         """
         try:
             vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-            rows = tuple(np.load(folder / f"rows-{index}.npy", mmap_mode="r") for index in range(len(texts)))
+            rows = tuple(np.load(folder / f"rows-{index}.npy") for index in range(len(texts)))
         except (OSError, ValueError) as error:
             raise ExamplesError(f"teacher vectors in {folder}: {error}", hint="see docs/training.md") from None
         if vectors.ndim != 2 or vectors.shape[1] != width:
@@ -58,7 +69,11 @@ class Targets:
 
     def of(self, texts: Sequence[tuple[int, int]]) -> Tensor:
         """Unit targets [n, H] of (store, text id); zero where there is none."""
-        rows = np.array([self.rows[store][text_id] for store, text_id in texts])
+        places = np.array(texts, np.int64).reshape(-1, 2)
+        rows = np.empty(len(places), np.int64)
+        for store in np.unique(places[:, 0]):
+            mine = places[:, 0] == store
+            rows[mine] = self.rows[store][places[mine, 1]]
         found = torch.from_numpy(self.vectors[np.maximum(rows, 0)].astype(np.float32))
         found[torch.from_numpy(rows < 0)] = 0
         return F.normalize(found, dim=1)
@@ -80,17 +95,17 @@ class Targets:
 
 
 def distill_loss(
-    embeddings: Tensor, targets: Tensor, bank: Tensor, *, temperature: float, prefixes: Sequence[int]
+    embeddings: Tensor, lesson: Lesson, *, temperature: float, prefixes: Sequence[int]
 ) -> tuple[Tensor, dict[str, float]]:
     """(loss, {"cosine"}); rows whose target is zero are left out, and a batch of nothing else has the loss zero.
 
     The bank is joined by the batch's own targets, so that the KL is also a soft contrastive loss.
     """
-    known = targets.abs().sum(1) > 0
+    known = lesson.targets.abs().sum(1) > 0
     if not known.any():  # a mean of nothing would be NaN
         return embeddings.sum() * 0, {}
-    embeddings, targets = embeddings[known], targets[known].to(embeddings)
-    keys = torch.cat([targets, bank.to(embeddings)])
+    embeddings, targets = embeddings[known.to(embeddings.device)], lesson.targets[known].to(embeddings)
+    keys = torch.cat([targets, lesson.bank.to(embeddings)])
     aim = (targets @ keys.T / temperature).log_softmax(1)
     total, cosine = embeddings.new_zeros(()), embeddings.new_zeros(())
     for width in (*prefixes, embeddings.shape[1]):

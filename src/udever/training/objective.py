@@ -14,7 +14,7 @@ from torch import Tensor
 from udever.errors import RecipeError
 from udever.training.batches import StepBatch
 from udever.training.contrastive import Contrast, contrastive_loss
-from udever.training.distill import Targets, distill_loss
+from udever.training.distill import distill_loss
 from udever.training.recipe import ContrastPart, Recipe
 
 Watched = dict[str, float]
@@ -23,15 +23,15 @@ Watched = dict[str, float]
 class Objective(Protocol):
     """Embeddings [n, H] of a batch → (loss, numbers to watch)."""
 
-    def __call__(self, embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:
-        """The loss of a step counted from 0."""
+    def __call__(self, embeddings: Tensor, batch: StepBatch) -> tuple[Tensor, Watched]:
+        """The loss of a step."""
 
 
 def contrastive(part: ContrastPart) -> Objective:
     """InfoNCE with a recipe's temperature and prefixes, one way or both."""
     contrast = Contrast(temperature=part.temperature, prefixes=part.prefixes, both_ways=part.both_ways)
 
-    def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:  # noqa: ARG001
+    def objective(embeddings: Tensor, batch: StepBatch) -> tuple[Tensor, Watched]:
         queries, documents = embeddings[: batch.queries], embeddings[batch.queries :]
         loss, accuracy = contrastive_loss(queries, documents, pairing=batch.pairing, contrast=contrast)
         return loss, {"accuracy": accuracy.item()}
@@ -39,23 +39,21 @@ def contrastive(part: ContrastPart) -> Objective:
     return objective
 
 
-def distill(recipe: Recipe, targets: Targets) -> Objective:
+def distill(recipe: Recipe) -> Objective:
     """The teacher's vectors; with `contrast_weight`, the contrastive loss beside them."""
     part = recipe.distill
     if part is None:  # Recipe refuses that
         raise RecipeError("objective distill needs a [distill] table")
     contrast = contrastive(recipe.contrast)
 
-    def objective(embeddings: Tensor, batch: StepBatch, *, step: int) -> tuple[Tensor, Watched]:
+    def objective(embeddings: Tensor, batch: StepBatch) -> tuple[Tensor, Watched]:
+        if batch.lesson is None:
+            raise ValueError("the batches have no teacher's vectors: make them with targets")
         loss, watched = distill_loss(
-            embeddings,
-            targets.of(batch.texts),
-            targets.bank(part.bank, seed=(recipe.seed, step)),
-            temperature=part.temperature,
-            prefixes=recipe.contrast.prefixes,
+            embeddings, batch.lesson, temperature=part.temperature, prefixes=recipe.contrast.prefixes
         )
         if part.contrast_weight and all(recipe.data[store].paired for store, _ in batch.texts):
-            contrast_loss, more = contrast(embeddings, batch, step=step)
+            contrast_loss, more = contrast(embeddings, batch)
             loss, watched = loss + part.contrast_weight * contrast_loss, watched | more
         return loss, watched
 

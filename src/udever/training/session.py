@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from udever.engine.loading import resolve_device
-from udever.errors import ExamplesError, OptionError, RecipeError
+from udever.errors import ExamplesError, RecipeError
 from udever.model.precision import resolve_precision
 from udever.training.base import TrainBase, load_base, write_checkpoint, write_delta
 from udever.training.batches import Batches, StepBatch
@@ -115,12 +115,13 @@ def open_session(
         chosen = _device(device, here)
         exact = _precision(precision, recipe, chosen)
         computed = settings.enter_context(products(exact, chosen))
-        base = load_base(recipe.base, precision=exact, device=chosen, markers=recipe.markers)
+        moving = recipe.tune != "bitfit"
+        base = load_base(recipe.base, precision=exact, device=chosen, markers=recipe.markers, masters=moving)
         _require_prefixes(recipe, base)
         stores = [_store(data / part.path, base, recipe) for part in recipe.data]
         mixture = Mixture(stores, [part.weight for part in recipe.data])
-        batches = Batches(mixture, recipe, markers=base.tokenizer.markers)
         targets = _targets(recipe, data, stores, base)
+        batches = Batches(mixture, recipe, markers=base.tokenizer.markers, targets=targets)
         parameters = movable(base.model, recipe, world=here, device=chosen)
         budget = _budget(memory_bytes, parameters.values(), here=here, device=chosen)
         chunk_tokens = chunk_tokens or fitting_chunk(
@@ -130,7 +131,7 @@ def open_session(
             base.model,
             parameters=parameters,
             batches=batches,
-            objective=contrastive(recipe.contrast) if targets is None else distill(recipe, targets),
+            objective=contrastive(recipe.contrast) if targets is None else distill(recipe),
             recipe=recipe,
             world=here,
             device=chosen,
@@ -243,15 +244,9 @@ def _targets(recipe: Recipe, data: Path, stores: list[ExampleStore], base: Train
 
 
 def _precision(precision: str, recipe: Recipe, device: torch.device) -> str:
-    """What the base is loaded in: where matrices move and are written, in full."""
-    if recipe.tune == "bitfit":
-        return resolve_precision(precision, device=device)
-    if precision not in ("auto", "fp32"):
-        raise OptionError(
-            f"precision {precision} with tune {recipe.tune!r} would round the weights that are written",
-            hint="leave it out, or pass fp32",
-        )
-    return "fp32"
+    """What products are made in: where matrices move, in full unless something else is asked for."""
+    full = precision == "auto" and recipe.tune != "bitfit"
+    return "fp32" if full else resolve_precision(precision, device=device)
 
 
 def _require_prefixes(recipe: Recipe, base: TrainBase) -> None:

@@ -7,6 +7,7 @@ Does not know: files, progress, or when to stop.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from udever.errors import DivergedError
 from udever.model.bloom import Bloom
+from udever.training.ahead import Ahead
 from udever.training.batches import Batches, StepBatch
 from udever.training.bitfit import unfreeze
 from udever.training.distributed import World
@@ -28,6 +30,8 @@ from udever.training.sharding import full, shard, whole
 
 CHUNK_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Tokens the model sees at once in training; enough for the device's kernels."""
+MOST_WORKERS = 8
+"""Processes that make batches for one GPU, at most; on a CPU the step itself needs all cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.parameters, recipe.optimizer)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         self._objective, self._world, self.device = objective, world, device
+        self._ahead = Ahead(batches, workers=_workers(device, world))
         self._memory_bytes, self._chunk_tokens = memory_bytes, chunk_tokens
 
     def plan(self, batch: StepBatch) -> MemoryPlan:
@@ -91,8 +96,8 @@ class Trainer:
             DivergedError: NaN or infinity in the loss or the gradient; nothing has moved.
         """
         began = time.monotonic()
-        batch = self.batches.of(number)
-        loss, watched = self.gradient(batch, number)
+        batch = self._ahead.of(number)
+        loss, watched = self.gradient(batch)
         norm = _norm(self.parameters.values())
         if not self._world.agree(bool(torch.isfinite(loss) and math.isfinite(norm))):
             raise DivergedError(f"step {number + 1}: the loss is {loss.item()}, the gradient's norm {norm}",
@@ -117,11 +122,11 @@ class Trainer:
             seconds=time.monotonic() - began,
         )
 
-    def gradient(self, batch: StepBatch, number: int) -> tuple[Tensor, dict[str, float]]:
+    def gradient(self, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """The loss, what to watch, and in the parameters' `.grad` the gradient over all processes."""
 
         def loss_of(embeddings: Tensor) -> tuple[Tensor, dict[str, float]]:
-            return self._objective(embeddings, batch, step=number)
+            return self._objective(embeddings, batch)
 
         loss, watched = accumulate(
             self.model, batch.sequences, loss_of, plan=self.plan(batch), world=self._world, device=self.device
@@ -169,6 +174,11 @@ def schedule(kind: str, *, step: int, steps: int, warmup: int) -> float:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[kind]
+
+
+def _workers(device: torch.device, world: World) -> int:
+    """Processes that make batches; every rank makes the whole batch, so its share of the cores counts."""
+    return min(MOST_WORKERS, (os.cpu_count() or 1) // 2 // world.local_size) if device.type == "cuda" else 0
 
 
 def _norm(parameters: Iterable[nn.Parameter]) -> float:

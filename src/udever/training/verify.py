@@ -153,7 +153,7 @@ def _step(case: Case, precision: str, cached: bool, here: World) -> dict[str, Te
     objective = contrastive(case.contrast)
 
     def loss_of(embeddings: Tensor) -> tuple[Tensor, Watched]:
-        return objective(embeddings, case.batch, step=0)
+        return objective(embeddings, case.batch)
 
     plan = MemoryPlan(chunk_tokens=CHUNK_TOKENS, cached=cached, recompute=False)
     accumulate(model, case.batch.sequences, loss_of, plan=plan, world=here, device=torch.device("cpu"))
