@@ -6,6 +6,7 @@ Invariant: a batch is a pure function of its step (batches.py), so who makes it 
 Does not know: what is in a batch.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,10 @@ class Ahead:
             collate_fn=_as_it_is,
             multiprocessing_context="fork",  # the stores are mapped files, which do not travel
         )
-        return iter(steps)
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any fork beside threads; these children read mapped files and compute on one thread.
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            return iter(steps)
 
 
 class _Steps(Dataset[StepBatch]):
