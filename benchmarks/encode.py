@@ -160,7 +160,7 @@ def _begin(machine: dict[str, Any], options: argparse.Namespace) -> dict[str, An
     if options.append and stored and not same:
         raise SystemExit(f"cannot append: {options.json} was measured on another machine or with other versions")
     kept = stored if same else {"shapes": {}, "startup": None}
-    return kept | {"machine": machine, "date": datetime.now(UTC).date().isoformat()}
+    return kept | {"machine": machine, "device": options.device, "date": datetime.now(UTC).date().isoformat()}
 
 
 def _save(results: dict[str, Any], options: argparse.Namespace) -> None:

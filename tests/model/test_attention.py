@@ -14,8 +14,8 @@ from udever.model.attention import (
     alibi_slopes,
     causal_attention,
     closing_attention,
-    fold_keys,
     fold_queries,
+    key_channels,
     positions_from_end,
     reference_attention,
 )
@@ -72,7 +72,7 @@ def test_folded_channels_are_alibi_even_in_bfloat16(lengths: list[int]) -> None:
     """What the CUDA kernel computes: no bias argument, only extra channels whose summands are bfloat16 numbers."""
     batch, bias = packed(lengths), AlibiBias(alibi_slopes(3))
     q, k, v = (x.bfloat16() for x in random_qkv(sum(lengths)))
-    keys = fold_keys(k, positions_T=positions_from_end(batch), slopes_N=bias.slopes_N)
+    keys = torch.cat([k, bias.key_channels(batch, k)], -1)
     no_bias = AlibiBias(torch.zeros(3))
     scale = (keys.shape[-1] / q.shape[-1]) ** 0.5  # the reference scales by the widened head: undo it
     folded = reference_attention(fold_queries(q).double() * scale, keys.double(), v.double(), batch=batch, bias=no_bias)
@@ -85,9 +85,19 @@ def test_one_summand_would_not_do() -> None:
     batch = packed([2048])
     slopes, positions = alibi_slopes(16), positions_from_end(batch)
     exact = positions[:, None].double() * slopes.double() / (1 / 8)
-    extra = fold_keys(torch.zeros(2048, 16, 64, dtype=torch.bfloat16), positions_T=positions, slopes_N=slopes)[..., 64:]
+    extra = key_channels(positions, slopes, like_TND=torch.zeros(2048, 16, 64, dtype=torch.bfloat16))
     assert (extra[..., :1].double().sum(-1) - exact).abs().max() / 8 > 1
     assert (extra[..., :SUMMANDS].double().sum(-1) - exact).abs().max() / 8 < 1e-3
+
+
+def test_channels_are_made_once_a_batch_and_never_for_another() -> None:
+    bias, (first, second) = AlibiBias(alibi_slopes(3)), (packed([5, 3]), packed([3, 5]))
+    k = random_qkv(8)[1].bfloat16()
+    once = bias.key_channels(first, k)
+    assert bias.key_channels(first, k) is once
+    assert not torch.equal(bias.key_channels(second, k), once)
+    assert torch.equal(bias.key_channels(first, k), once)
+    assert bias.key_channels(first, k.half()).dtype == torch.float16
 
 
 @pytest.mark.gpu
@@ -125,4 +135,4 @@ def test_the_gradient_through_flash_attention_is_that_of_the_definition(lengths:
 
     expected = gradients((reference_attention, definition), [x.double() for x in halves])
     for actual, exact in zip(gradients((causal_attention, closing), halves), expected, strict=True):
-        assert (actual.double() - exact).norm() <= 2e-2 * exact.norm() + 1e-6
+        assert (actual.double() - exact).norm() <= 2e-2 * exact.norm() + 1e-3  # one token: no gradient but roundings

@@ -8,7 +8,8 @@ Shapes: T packed tokens, S sequences, N heads, D channels a head; R sequences in
 """
 
 import math
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -46,6 +47,7 @@ class AlibiBias:
     def __init__(self, slopes_N: Tensor) -> None:
         self.slopes_N = slopes_N
         self._strip = self._build(QUERY_BLOCK)
+        self._channels: tuple[Callable[[], PackedBatch | None], Tensor] = (lambda: None, slopes_N)
 
     def _build(self, reach: int) -> tuple[Tensor, int]:
         rows = torch.arange(QUERY_BLOCK, device=self.slopes_N.device)
@@ -63,6 +65,14 @@ class AlibiBias:
         if first_query > reach:
             self._strip = strip, reach = self._build(max(2 * reach, first_query))
         return strip[None, :, :queries, reach - first_query : reach - first_query + keys]
+
+    def key_channels(self, batch: PackedBatch, like_TND: Tensor) -> Tensor:
+        """What `key_channels` makes for a batch: once, for all layers, which would spend more time on launching it."""
+        of, channels = self._channels
+        if of() is not batch or channels.dtype != like_TND.dtype:
+            channels = key_channels(positions_from_end(batch), self.slopes_N, like_TND=like_TND)
+            self._channels = weakref.ref(batch), channels
+        return channels
 
     def last_query(self, keys: int) -> Tensor:
         """Bias of a sequence's last token on all its keys, float32 [1, N, 1, keys]."""
@@ -162,31 +172,29 @@ def _flash_serves(x: Tensor) -> bool:
 
 
 def fold_queries(q_TND: Tensor) -> Tensor:
-    """Append channels of ones that pick up what `fold_keys` appended, [T, N, D + 8]."""
-    extra = q_TND.new_zeros(*q_TND.shape[:2], FOLDED)
-    extra[..., :SUMMANDS] = 1
-    return torch.cat([q_TND, extra], -1)
+    """Append channels of ones that pick up what `key_channels` gives the keys, [T, N, D + 8]."""
+    return F.pad(q_TND, (0, FOLDED), value=1.0)
 
 
-def fold_keys(k_TND: Tensor, *, positions_T: Tensor, slopes_N: Tensor) -> Tensor:
-    """Append channels that add `slope * j` to every score, so that a kernel without a bias computes ALiBi.
+def key_channels(positions_T: Tensor, slopes_N: Tensor, *, like_TND: Tensor) -> Tensor:
+    """Channels that add `slope * j` to every score, so that a kernel without a bias computes ALiBi.
 
     Softmax is shift-invariant in each row, so `slope * (j - i)` may be replaced by `slope * j`. The number is split
     into `SUMMANDS` half-precision summands, each the rounding error of those before.
 
     Args:
-        k_TND: keys, to be scored with scale 1 / sqrt(D).
         positions_T: int64, each token's position j relative to the end of its sequence (<= 0).
+        like_TND: the keys they will be appended to, to be scored with scale 1 / sqrt(D).
 
     Returns:
-        keys [T, N, D + 8]; flash kernels want a multiple of 8 channels.
+        [T, N, 8] in the keys' dtype, the rest zero; flash kernels want a multiple of 8 channels.
     """
-    rest_TN = positions_T[:, None].float() * slopes_N / _scale(k_TND)
-    extra = k_TND.new_zeros(*k_TND.shape[:2], FOLDED)
+    rest_TN = positions_T[:, None].float() * slopes_N / _scale(like_TND)
+    channels = like_TND.new_zeros(*like_TND.shape[:2], FOLDED)
     for i in range(SUMMANDS):
-        extra[..., i] = rest_TN.to(k_TND.dtype)
-        rest_TN = rest_TN - extra[..., i].float()
-    return torch.cat([k_TND, extra], -1)
+        channels[..., i] = rest_TN.to(like_TND.dtype)
+        rest_TN = rest_TN - channels[..., i].float()
+    return channels
 
 
 def positions_from_end(batch: PackedBatch) -> Tensor:
@@ -210,7 +218,7 @@ def _flash_closing(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Packed
 def _flash_kernel(
     q: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias, queries: Tensor, longest: int
 ) -> Tensor:
-    keys = fold_keys(k_TND, positions_T=positions_from_end(batch), slopes_N=bias.slopes_N)
+    keys = torch.cat([k_TND, bias.key_channels(batch, k_TND)], -1)
     causal = longest > 1  # a single query is its sequence's last token: it sees everything
     out: Tensor = torch.ops.aten._flash_attention_forward(
         fold_queries(q), keys, F.pad(v_TND, (0, FOLDED)), queries, batch.cu_seqlens, longest, batch.max_seqlen,
