@@ -535,7 +535,20 @@ def test_the_built_in_models_recipes_are_sound_and_run_in_their_order() -> None:
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     trained = [line.split("train ")[1].split()[0] for line in said.splitlines() if "udever train" in line]
-    order = "pairs again third grown whitened capped seventh eighth ninth tenth eleventh code".split()
+    order = [
+        "pairs",
+        "again",
+        "third",
+        "grown",
+        "whitened",
+        "capped",
+        "seventh",
+        "eighth",
+        "ninth",
+        "tenth",
+        "eleventh",
+        "code",
+    ]
     assert trained == [str(root / "recipes" / "nano" / f"{name}.toml") for name in order]
 
 
