@@ -35,16 +35,13 @@ def main() -> None:
     for name in ("data", "before", "model", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--share", type=float, default=SHARE)
-    parser.add_argument("--axes", type=int, default=AXES, help="0: the mean alone")
     args = parser.parse_args()
     before, after = (load_file(folder / "model.safetensors") for folder in (args.before, args.model))
     weights = {name: torch.lerp(before[name], after[name], args.share) for name in after}
     with whole_folder(args.out, replace=True) as folder:
         shutil.copytree(args.model, folder, dirs_exist_ok=True)
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        if not args.axes:
-            return
-        _, pressed = by_student(folder, _sentences(args.data / "train"), axes=args.axes)
+        _, pressed = by_student(folder, _sentences(args.data / "train"), axes=AXES)
         loudness = weights["ln_f.weight"]  # the map is of what the last norm gives, the block writes what it takes
         weights[DENSE] = (torch.from_numpy(pressed) * loudness / loudness[:, None]) @ weights[DENSE]
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
