@@ -6,6 +6,7 @@ Invariant: a batch is a pure function of its step (batches.py), so who makes it 
 Does not know: what is in a batch.
 """
 
+import signal
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -40,6 +41,7 @@ class Ahead:
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_leave_ctrl_c_to_the_parent,
             multiprocessing_context="fork",  # the stores are mapped files, which do not travel
         )
         with warnings.catch_warnings():
@@ -54,6 +56,11 @@ class _Steps(Dataset[StepBatch]):
 
     def __getitem__(self, step: int) -> StepBatch:
         return self._batches.of(step)
+
+
+def _leave_ctrl_c_to_the_parent(_: int) -> None:
+    """A terminal sends it to all; the parent ends its workers, and would complain of any that died before."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:
