@@ -339,6 +339,8 @@ def test_matrices_that_move_in_bf16_keep_what_bf16_would_round_away(recipe_file:
         open_session(recipe, data=data, precision="int8", device="cpu"),
     ):
         pass
+    with open_session(recipe, data=data, precision="auto", device="cpu") as session:
+        assert session.identity.precision == "fp32"
     with open_session(recipe, data=data, precision="bf16", device="cpu") as session:
         assert session.identity.precision == "bf16"
         trainer = session.trainer

@@ -40,8 +40,7 @@ def train(
         bool, Parameter(negative=(), help="Only compare a step's gradient with the naive one in float64.")
     ] = False,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Parameter(help="Of products; auto: fp32 where matrices move."),
+        Literal["auto", "fp32", "bf16"], Parameter(help="Of products; auto: fp32 where matrices move.")
     ] = "auto",
     device: Annotated[str, Parameter(help="auto, cpu, cuda or cuda:N.")] = "auto",
     memory: Annotated[str, Parameter(help="For activations: auto (half of what is free), or such as 8GB.")] = "auto",

@@ -9,7 +9,7 @@ Shapes: T packed tokens, S sequences, N heads, D channels a head; R sequences in
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -47,7 +47,7 @@ class AlibiBias:
     def __init__(self, slopes_N: Tensor) -> None:
         self.slopes_N = slopes_N
         self._strip = self._build(QUERY_BLOCK)
-        self._channels: tuple[Callable[[], PackedBatch | None], Tensor] = (lambda: None, slopes_N)
+        self._channels: tuple[weakref.ref[PackedBatch], Tensor] | None = None
 
     def _build(self, reach: int) -> tuple[Tensor, int]:
         rows = torch.arange(QUERY_BLOCK, device=self.slopes_N.device)
@@ -68,11 +68,11 @@ class AlibiBias:
 
     def key_channels(self, batch: PackedBatch, like_TND: Tensor) -> Tensor:
         """What `key_channels` makes for a batch: once, for all layers, which would spend more time on launching it."""
-        of, channels = self._channels
-        if of() is not batch or channels.dtype != like_TND.dtype:
-            channels = key_channels(positions_from_end(batch), self.slopes_N, like_TND=like_TND)
-            self._channels = weakref.ref(batch), channels
-        return channels
+        kept = self._channels
+        if kept is None or kept[0]() is not batch or kept[1].dtype != like_TND.dtype:
+            made = key_channels(positions_from_end(batch), self.slopes_N, like_TND=like_TND)
+            kept = self._channels = weakref.ref(batch), made
+        return kept[1]
 
     def last_query(self, keys: int) -> Tensor:
         """Bias of a sequence's last token on all its keys, float32 [1, N, 1, keys]."""

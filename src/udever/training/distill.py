@@ -57,7 +57,7 @@ class Targets:
         """
         try:
             vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-            rows = tuple(np.load(folder / f"rows-{index}.npy") for index in range(len(texts)))
+            rows = tuple(np.load(folder / f"rows-{index}.npy", mmap_mode="r") for index in range(len(texts)))
         except (OSError, ValueError) as error:
             raise ExamplesError(f"teacher vectors in {folder}: {error}", hint="see docs/training.md") from None
         if vectors.ndim != 2 or vectors.shape[1] != width:
@@ -69,11 +69,7 @@ class Targets:
 
     def of(self, texts: Sequence[tuple[int, int]]) -> Tensor:
         """Unit targets [n, H] of (store, text id); zero where there is none."""
-        places = np.array(texts, np.int64).reshape(-1, 2)
-        rows = np.empty(len(places), np.int64)
-        for store in np.unique(places[:, 0]):
-            mine = places[:, 0] == store
-            rows[mine] = self.rows[store][places[mine, 1]]
+        rows = np.array([self.rows[store][text_id] for store, text_id in texts])
         found = torch.from_numpy(self.vectors[np.maximum(rows, 0)].astype(np.float32))
         found[torch.from_numpy(rows < 0)] = 0
         return F.normalize(found, dim=1)
