@@ -351,6 +351,7 @@ def test_matrices_that_move_in_bf16_keep_what_bf16_would_round_away(recipe_file:
         for name in weights:
             now = trainer.parameters[name].detach()
             assert now.dtype == torch.float32
+            assert (before[name] != before[name].bfloat16()).any(), "the base's own weights, not rounded when loaded"
             assert (now != before[name]).any()
             assert (now.bfloat16() == before[name].bfloat16()).float().mean() > 0.9
 
