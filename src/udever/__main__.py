@@ -1,6 +1,6 @@
 """`python -m udever` is the `udever` command."""
 
-from udever.cli import main
+from udever.cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

@@ -21,6 +21,18 @@ heavy = {"torch", "numpy", "tokenizers", "safetensors", "pyarrow", "huggingface_
 assert not heavy, heavy
 """
 
+BUSY = """
+import sys, threading, torch
+from udever.cli import run
+def work():
+    x = torch.ones(64, 64, requires_grad=True)
+    while True:
+        (x @ x).sum().backward()
+threading.Thread(target=work, name="udever-load-a", daemon=True).start()
+sys.argv = ["udever", "--version"]
+run()
+"""
+
 
 def test_help_and_version_import_nothing_heavy() -> None:
     done = subprocess.run(
@@ -33,6 +45,11 @@ def test_help_and_version_import_nothing_heavy() -> None:
 
 def test_python_dash_m_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "udever", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"udever {package.__version__}", "")
+
+
+def test_a_thread_in_the_model_does_not_abort_the_end() -> None:
+    done = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"udever {package.__version__}", "")
 
 

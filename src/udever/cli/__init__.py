@@ -1,6 +1,7 @@
 """The `udever` command: parse, call the library, print.
 
-Purpose: `main` runs one command line and turns whatever happens into an exit code and at most one line on stderr.
+Purpose: `main` runs one command line and turns whatever happens into an exit code and at most one line on stderr;
+`run` is the program around it.
 Invariant: nothing heavy is imported before a command needs it, so that `--help` is instant; this module imports only
 the standard library, the command table (app.py) follows inside `main`.
 Does not know: torch, the tokenizer, or how a command does its work.
@@ -11,13 +12,26 @@ Does not know: torch, the tokenizer, or how a command does its work.
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from udever.cli.signals import signals_unwind
 from udever.errors import OptionError, UdeverError
 
 OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 """The exit codes; a signal that ends the process gives 128 + its number."""
+
+
+def run() -> NoReturn:
+    """The `udever` program: `main`, and the end of the process."""
+    code = main()
+    if any(thread.daemon and thread.name.startswith("udever-") for thread in threading.enumerate()):
+        # One of ours is still in the model. Native code whose interpreter ends under it aborts the whole process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,10 +64,11 @@ def create_app(settings: Settings, *, on_failure: Callable[[str, BaseException],
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         report = on_failure or (lambda _name, _error: None)
-        service.hosting.start(on_failure=report)
-        preparing = asyncio.create_task(_prepare_pages(service)) if settings.console else None
+        preparing = None
         try:
-            await service.access.open()
+            await service.access.open()  # takes 20 ms; if it fails, no model has to be waited for
+            service.hosting.start(on_failure=report)
+            preparing = asyncio.create_task(_prepare_pages(service)) if settings.console else None
             yield
         except UdeverError as error:
             report("the accounts", error)

@@ -150,7 +150,7 @@ class Hosted:
 
     def close(self) -> None:
         """Give up what is queued: requests have had their grace. Then wait for the threads that are in the model,
-        because a process that ends under them aborts.
+        because a process that ends under them aborts, unless it ends as `udever.cli.run` does.
         """
         if self._loading:
             wait([self._loading], timeout=CLOSE_SECONDS)
