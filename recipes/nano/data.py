@@ -65,13 +65,16 @@ def passage(text: str) -> str:
     return "passage: " + text
 
 
-def examples(data: Path) -> Iterator[Example]:
-    """Every training example of `data`/train, in a fixed order, without what the dev set holds."""
+def examples(data: Path, *, mined: Path | None = None) -> Iterator[Example]:
+    """Every training example of `data`/train, in a fixed order, without what the dev set holds; then those of a folder
+    that mine.py wrote, if there is one.
+    """
     known = dev_texts(data / "dev")
     seen: set[tuple[str, str]] = set()
-    for e in _all(data / "train"):
+    for e in chain(_all(data / "train"), _mined(mined) if mined else ()):
         text, target = e.text.strip()[:MAX_CHARS], e.target[:MAX_CHARS]
-        if (text, target) in seen or len(text) < 2 or _key(text) in known or _key(target.split(": ", 1)[1]) in known:
+        others = [_key(other.split(": ", 1)[1]) for other in (target, e.partner) if other]
+        if (text, target) in seen or len(text) < 2 or not known.isdisjoint([_key(text), *others]):
             continue
         seen.add((text, target))
         yield e._replace(text=text, target=target, partner=e.partner[:MAX_CHARS])
@@ -157,11 +160,18 @@ def _code(code: Path) -> Iterator[Example]:
         yield Example(row["csharp"], passage(row["java"]), "code", "csharp", document=True)
 
 
-def _described(description: str, code: str, lang: str) -> Iterator[Example]:
+def _mined(folder: Path) -> Iterator[Example]:
+    for lang in CODE_LANGUAGES:
+        if (path := folder / f"{lang}.jsonl.gz").exists():
+            for row in jsonl(path):
+                yield from _described(row["doc"], row["code"], lang, group="mined")
+
+
+def _described(description: str, code: str, lang: str, *, group: str = "code") -> Iterator[Example]:
     if len(description) < 8 or len(code) < 8:
         return
-    yield Example(description, query(description), "code", lang)
-    yield Example(code, passage(code), "code", lang, document=True, partner=query(description))
+    yield Example(description, query(description), group, lang)
+    yield Example(code, passage(code), group, lang, document=True, partner=query(description))
 
 
 def _text(train: Path) -> Iterator[Example]:

@@ -1,9 +1,10 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
-    python recipes/nano/pairs.py pairs   --data D --work W      # W/{pairs,passages,code,sts}.jsonl, to be imported
+    python recipes/nano/pairs.py pairs   --data D --work W   # W/{pairs,passages,code,sts,mined}.jsonl
     python recipes/nano/pairs.py unread  --data D --work W      # W/targets.json: what teacher.py has not read of them
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
+`mined` is empty unless mine.py has been there before.
 Invariant: nothing that the dev set holds (data.py); at most `CAP` pairs of a group and language, the same each time.
 Does not know: how the stores are made or trained on.
 """
@@ -25,8 +26,10 @@ from udever.engine.folders import whole_file
 from udever.training.data.examples import ExampleStore
 
 CAP = {"wide": 8000, "tatoeba": 30_000, "ui": 3000, "debian": 12_000, "sts": 8000, "lexicon": 5000, "code": 40_000}
+CAP |= {"mined": 80_000}
 """Pairs of a group and language at most."""
-STORES = ("pairs", "passages", "code", "sts")
+STORES = ("pairs", "passages", "code", "sts", "mined")
+FUNCTIONS = ("code", "mined")
 PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}
 
 
@@ -38,9 +41,9 @@ def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
     for (group, lang), members in sorted(cells.items()):
         found = [pair for e in members if (pair := _row(e, group))]
         random.Random(0).shuffle(found)
-        store = "code" if group == "code" else "pairs"
+        store = group if group in FUNCTIONS else "pairs"
         for query, positive in found[: CAP.get(group, 20_000)]:
-            yield store, _pair(query, positive, f"code-{lang}" if store == "code" else "bitext")
+            yield store, _pair(query, positive, f"code-{lang}" if group in FUNCTIONS else "bitext")
 
 
 def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
@@ -67,7 +70,7 @@ def _pair(query: str, positive: str, task: str) -> dict[str, object]:
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:
-    if group == "code":  # the description is the partner of its code
+    if group in FUNCTIONS:  # the description is the partner of its code
         return (e.partner.split(": ", 1)[1], e.text) if e.partner else None
     other = e.target.split(": ", 1)[1]
     return (e.text, other) if e.text != other and e.group != "qa" else None
@@ -75,7 +78,7 @@ def _row(e: Example, group: str) -> tuple[str, str] | None:
 
 def write_pairs(data: Path, work: Path) -> None:
     """One file a store."""
-    pool = list(examples(data))
+    pool = list(examples(data, mined=work / "mined"))
     files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in STORES}
     for store, row in pairs(pool):
         files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -94,9 +97,8 @@ def add_unread(data: Path, work: Path) -> None:
     for name in STORES:
         store = ExampleStore.open(work / "stores" / name)
         held.update(store.text(text_id) for text_id in range(store.text_count))
-    unread = dict.fromkeys(
-        e.partner or e.target for e in examples(data) if e.text in held and known.isdisjoint((e.target, e.partner))
-    )
+    pool = (e for e in examples(data, mined=work / "mined") if e.text in held)
+    unread = dict.fromkeys(e.partner or e.target for e in pool if known.isdisjoint((e.target, e.partner)))
     with whole_file(listing) as path:
         path.write_text(json.dumps([*listed, *unread], ensure_ascii=False))
     print(f"{len(unread):,} more texts for the teacher")
@@ -106,7 +108,7 @@ def write_targets(data: Path, work: Path) -> None:
     """`vectors.npy` and a row for each text of each store, as `[distill] targets` wants them."""
     index, _ = teacher.cached(work)
     row_of: dict[str, int] = {}
-    for e in examples(data):
+    for e in examples(data, mined=work / "mined"):
         for target in (e.target, e.partner):
             if target in index:
                 row_of.setdefault(e.text, index[target])
