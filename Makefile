@@ -15,7 +15,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # half a venv would count as one the next time
 
 $(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[server]'
+	$(INSTALL) --editable '.[server,eval]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from udever.cli.formats import ReadOptions
 from udever.cli.readers import NAMED_SKIPS, Inputs, open_inputs
-from udever.errors import FileInputError
+from udever.errors import FileInputError, OptionError
 
 TEXTS = ["one", "deux, trois", 'quatre "cinq"', "六\u2028七", "  blanks kept  ", "سبعة"]
 
@@ -129,6 +129,8 @@ def test_a_bad_json_line_is_named(content: bytes, said: list[str], tmp_path: Pat
         ("body,title\na,b\n", ["'text'", "'body', 'title'"]),
         ("", ["'text'", "none at all"]),
         ("id,text\n1,a\n2\n", ["x.csv:3", "1 columns"]),
+        ("id,text\n1,apples, pears and plums\n", ["x.csv:2", "3 columns"]),
+        ("text,text\na,b\n", ["x.csv", "2 columns 'text'"]),
         ('id,text\n1,"a\n', ["x.csv:2"]),
     ],
 )
@@ -145,8 +147,29 @@ def test_parquet_complaints(tmp_path: Path) -> None:
     assert "x.parquet:1: 'n' holds int" in failure(path, field="n").message
     pq.write_table(pa.table({"text": ["a", None]}), path)
     assert "x.parquet:2: 'text' holds null" in failure(path).message
+    assert read(path, skip_empty=True) == [("x.parquet:1", "a")]
     path.write_bytes(path.read_bytes()[:-9])
     assert "not a readable parquet file" in failure(path).message
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, names=["text", "text"]), path)
+    assert "2 columns 'text'" in failure(path).message
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"text": broken}), path)
+    assert "'text' is not UTF-8" in failure(path).message
+
+
+def test_what_windows_calls_unicode_is_told_how_to_convert(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("good morning\n".encode("utf-16"))
+    assert "iconv -f utf-16" in str(failure(path))
+
+
+def test_patterns_choose_files_of_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("a\n")
+    with pytest.raises(OptionError, match="without a folder"):
+        read(path, globs=("*.py",))
+    with pytest.raises(OptionError, match="--glob is empty"):
+        read(tmp_path, globs=("",))
 
 
 def test_names_that_cannot_be_read(tmp_path: Path) -> None:

@@ -282,9 +282,29 @@ def test_non_finite_weights_are_not_remembered_as_sound(checkpoint_copy: Path) -
             registry.check_finite(checkpoint, checkpoint_copy)
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(checkpoint_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_of_the_same_size_and_time_are_other_weights(checkpoint_copy: Path) -> None:
+    """As `rsync -a` and `cp -p` bring them."""
+    path = checkpoint_copy / "model.safetensors"
+    before = registry.weights_digest(Checkpoint.open(checkpoint_copy), checkpoint_copy)
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content[:-4] + bytes(4))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    assert registry.weights_digest(Checkpoint.open(checkpoint_copy), checkpoint_copy) != before
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/x", "a" * 5000, "a\0b"])
+def test_names_that_are_no_path_are_no_model(name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        registry.resolve(name)
+
+
+@pytest.mark.parametrize("error", [PermissionError("read-only"), ValueError("Corrupted assets folder")], ids=repr)
+def test_a_cache_that_cannot_be_written_is_done_without(
+    error: Exception, checkpoint_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*args: object, **options: object) -> Path:
-        raise PermissionError("read-only")
+        raise error
 
     monkeypatch.setattr(registry, "cached_assets_path", refuse)
     checkpoint = Checkpoint.open(checkpoint_copy)

@@ -1,7 +1,9 @@
 """Distillation: the loss by its definition, texts without a teacher's vector, and a whole run towards given vectors."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +99,26 @@ def test_other_teacher_vectors_are_other_data(data: Path, tiny_checkpoint: Path,
         np.save(data / "targets" / "vectors.npy", -vectors)
     with pytest.raises(RunChangedError, match="data:"):
         identities[1].require_same(identities[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("vectors", lambda found: np.where(np.arange(len(found))[:, None] == 3, np.nan, found), "row 3 is not finite"),
+        ("rows-0", lambda found: found.astype(np.float32), "holds float32"),
+        ("rows-0", lambda found: np.full_like(found, -1), "no text has a vector"),
+    ],
+)
+def test_teacher_vectors_that_teach_nothing_are_named(
+    name: str, change: Callable[[Any], Any], said: str, data: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = data / "targets" / f"{name}.npy"
+    np.save(path, change(np.load(path)))
+    with (
+        pytest.raises(ExamplesError, match=said),
+        open_session(written(tmp_path, tiny_checkpoint, 0.0), data=data, precision="fp32", device="cpu"),
+    ):
+        pass
 
 
 def test_texts_that_are_no_pairs_are_kept_out_of_the_contrast(

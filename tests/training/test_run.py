@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec import structs
@@ -22,9 +25,10 @@ from udever import Embedder
 from udever.catalog.manifests import read_scores
 from udever.errors import DivergedError, OptionError, RecipeError, RunChangedError, TrainingError
 from udever.tokenizer import UdeverTokenizer
-from udever.training import checkpoint, run, verify
+from udever.training import checkpoint, gradcache, run, verify
 from udever.training import recipe as recipes
 from udever.training import session as sessions
+from udever.training.contrastive import Pairing
 from udever.training.data.store_writer import TextExample, new_store
 from udever.training.memory import kept_bytes
 from udever.training.objective import contrastive
@@ -248,6 +252,49 @@ def test_a_changed_run_is_refused_with_the_difference(session: Session, tmp_path
         run.begin(tmp_path / "nothing", session.identity, resume=True)
 
 
+def test_a_run_begins_in_no_folder_of_somebody_elses(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    """Nor in one whose checkpoints another run made, as it once did."""
+    for name in ("delta/thesis.txt", "checkpoints/step-00000004.safetensors"):
+        kept = tmp_path / name[0] / name
+        kept.parent.mkdir(parents=True)
+        kept.write_text("mine")
+        done = finish(command(recipe_file, data, tmp_path / name[0]))
+        assert (done.returncode, "is not empty and holds no run" in done.stderr) == (1, True)
+        assert kept.read_text() == "mine"
+
+
+def test_a_suite_that_is_not_there_is_said_before_a_run_begins(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    recipe_file.write_text(recipe_file.read_text() + '[evaluate]\nsuite = "none.toml"\nevery_steps = 1\n')
+    done = finish(command(recipe_file, data, tmp_path / "run"))
+    assert (done.returncode, "none.toml" in done.stderr) == (1, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_it_goes_on_with_as_many_threads_as_it_began_with(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert finish(command(recipe_file, data, folder), OMP_NUM_THREADS="2").returncode == 0
+    assert run.Identity.read(folder).threads == 2
+    before = (folder / "delta" / "delta.safetensors").read_bytes()
+    for left in (folder / "checkpoints").iterdir():
+        left.unlink()
+    assert finish(command(recipe_file, data, folder, "--resume"), OMP_NUM_THREADS="1").returncode == 0
+    assert (folder / "delta" / "delta.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_is_said_as_such(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    state = checkpoint.state_of(session.trainer.parameters, session.trainer.optimizer)
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.save(tmp_path / "checkpoints", state, facts=checkpoint.Facts(step=1, processes=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_kill_during_an_evaluation_cannot_leave_it_out(recipe_file: Path, data: Path, tmp_path: Path) -> None:
     recipe_file.write_text(recipe_file.read_text() + '[evaluate]\nsuite = "s.toml"\nevery_steps = 2\n')
     scores = iter([run.Measured(score=0.5), KeyboardInterrupt()])
@@ -449,7 +496,8 @@ def test_the_certificate_holds_and_labels_misaligned_on_one_rank_lose_it(
 ) -> None:
     certified = case(session, examples=6, max_tokens=24)
     certificates = certify(certified, processes=(1, 2))
-    assert len(certificates) == 8
+    assert len(certificates) == 12
+    assert {certificate.temperature for certificate in certificates} == {certified.contrast.temperature}
     assert all(certificate.holds for certificate in certificates), certificates
     assert max(certificate.relative_error for certificate in certificates) <= 1e-6
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # as the processes shall import it, too
@@ -457,6 +505,31 @@ def test_the_certificate_holds_and_labels_misaligned_on_one_rank_lose_it(
     wrong = replace(certified, batch=replace(certified.batch, pairing=pairing))
     assert not any(certificate.holds for certificate in certify(wrong, processes=(2,)))
     assert all(certificate.holds for certificate in certify(wrong, processes=(1,))), "there is no rank 1"
+
+
+def test_the_certificate_of_a_batch_that_is_solved_is_of_a_higher_temperature(session: Session) -> None:
+    certified = case(session, examples=4, max_tokens=24)
+    solved = replace(certified, contrast=structs.replace(certified.contrast, temperature=1e-3))
+    batch = certified.batch
+    same = [*batch.sequences[:4], *batch.sequences[:4]]
+    solved = replace(solved, batch=replace(batch, sequences=same, pairing=Pairing.from_rows([0, 1, 2, 3], [])))
+    certificates = certify(solved, processes=(1,))
+    assert all(certificate.holds for certificate in certificates), certificates
+    assert all(certificate.temperature > 1e-3 for certificate in certificates)
+
+
+def test_the_certificate_is_of_several_chunks(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+
+    def counted(*args: Any) -> list[Any]:
+        found = list(chunks(*args))
+        counts.append(len(found))
+        return found
+
+    chunks = gradcache._chunks
+    monkeypatch.setattr(gradcache, "_chunks", counted)
+    certify(case(session, examples=6, max_tokens=24), processes=(1,))
+    assert min(counts[::2]) >= 3, "of the batch; every other call is of who idles"
 
 
 @pytest.mark.parametrize("dropped", [{"temperature": 0.1}, {"both_ways": False}, {"prefixes": (32,)}])
@@ -502,6 +575,7 @@ def test_the_certificate_says_what_it_does_not_cover(
         ("surprise = 1", "surprise"),
         ("max_tokens = 2", "max_tokens"),
         ('objective = "distill"', "distill"),
+        ('name = ""', "name"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_named(broken: str, named: str, tmp_path: Path) -> None:
@@ -511,6 +585,25 @@ def test_a_recipe_that_cannot_run_is_named(broken: str, named: str, tmp_path: Pa
     path.write_text("\n".join([broken, *lines]))
     with pytest.raises(RecipeError, match=named):
         recipes.load(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("optimizer", "weight_decay", -1.0),
+        ("optimizer", "table_learning_rate", -1.0),
+        ("optimizer", "warmup_epochs", float("nan")),
+        ("optimizer", "betas", [0.9, 1.5]),
+        ("batch", "epochs", float("inf")),
+        ("contrast", "temperature", float("inf")),
+        ("distill", "targets", "t"),  # without the objective
+    ],
+)
+def test_an_impossible_number_is_named(table: str, key: str, value: object) -> None:
+    raw = tomllib.loads(RECIPE.format(base='"x"', rate=1.0))
+    raw.setdefault(table, {})[key] = value
+    with pytest.raises(msgspec.ValidationError, match=key if table != "distill" else table):
+        msgspec.convert(raw, Recipe)
 
 
 def test_the_published_recipes_are_sound() -> None:

@@ -37,7 +37,9 @@ def sampler(stores: list[Store], weights: list[float] | None = None, **options: 
 
 def epoch(of: Sampler, number: int) -> list[list[tuple[int, int]]]:
     steps = of.steps_per_epoch
-    return [of.batch(step) for step in range(number * steps, (number + 1) * steps)]
+    return [
+        [(store, index) for store, index, _ in of.batch(step)] for step in range(number * steps, (number + 1) * steps)
+    ]
 
 
 SIZES = st.lists(
@@ -88,6 +90,19 @@ def test_a_fractional_weight_draws_a_part_that_rotates(size: int, tenths: int, m
     assert max(total.values()) - min(total[0, index] for index in range(size)) <= 1, "rotation leaves nobody behind"
 
 
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(1, 30), tenths=st.integers(1, 29), mixing=MIXINGS)
+def test_each_draw_knows_how_often_its_example_was_drawn_before(size: int, tenths: int, mixing: str) -> None:
+    drawing = sampler([Store(a=size), Store(a=3)], [tenths / 10, 1.0], batch_size=1, mixing=mixing)
+    before: dict[tuple[int, int], list[int]] = {}
+    for step in range(7 * drawing.steps_per_epoch):
+        ((store, index, times),) = drawing.batch(step)
+        before.setdefault((store, index), []).append(times)
+    assert all(sorted(times) == list(range(len(times))) for times in before.values())
+    if tenths < 10:
+        assert all(times == sorted(times) for times in before.values())
+
+
 def test_a_step_gives_the_same_batch_in_any_order_and_process() -> None:
     stores = [Store(a=50, b=13), Store(a=7)]
     for mixing in ("mixed", "one_task"):
@@ -124,7 +139,7 @@ GOLDEN = [4, 8, 1, 9, 3, 6, 0, 7, 2, 5]
 
 def test_tasks_of_one_name_are_one_task_across_stores() -> None:
     drawing = sampler([Store(a=3), Store(a=3)], batch_size=6, mixing="one_task")
-    assert sorted(drawing.batch(0)) == [(store, index) for store in (0, 1) for index in range(3)]
+    assert sorted(drawing.batch(0)) == [(store, index, 0) for store in (0, 1) for index in range(3)]
 
 
 def test_tasks_come_interleaved() -> None:
@@ -172,7 +187,7 @@ def test_a_batch_of_a_large_mixture_costs_little() -> None:
 @given(negatives=st.lists(st.integers(), max_size=7, unique=True), count=st.integers(0, 4), first=st.integers(0, 9))
 def test_negatives_rotate_through_the_list(negatives: list[int], count: int, first: int) -> None:
     example = Example(query=0, positives=(1,), negatives=tuple(negatives), task="a")
-    drawn = [negatives_for(example, count=count, epoch=number) for number in range(first, first + len(negatives))]
+    drawn = [negatives_for(example, count=count, before=number) for number in range(first, first + len(negatives))]
     assert all(len(each) == len(set(each)) == min(count, len(negatives)) for each in drawn)
     if count and negatives:
         uses = Counter(text for each in drawn for text in each)

@@ -6,9 +6,12 @@ Does not know: models or documents.
 """
 
 import io
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.color import Color
@@ -28,7 +31,7 @@ COLD, WARM = (24, 32, 72), (250, 176, 60)
 
 NEXT = (
     ("udever embed notes.txt --output notes.npy", "a vector for each line"),
-    ("udever embed src/ --output src.parquet", "a vector for each file"),
+    ("udever embed src/ --truncate end -o src.parquet", "a vector for each file"),
     ('udever similarity "good morning" "buenos días"', "one number"),
     ("udever models", "larger models, by name"),
     ("udever serve", "the same behind OpenAI's API"),
@@ -61,9 +64,18 @@ def show(demo: "Demo", screen: Console) -> None:
     _show_sentences(demo.sentences, screen)
     _show_heat_map(demo, screen)
     _heading("What to type next", screen)
-    for command, gives in NEXT:
-        _line(screen, (f"  {command:<48}", "bold"), (gives, "dim"))
+    typed = [(command.replace("udever", _program(), 1), gives) for command, gives in NEXT]
+    width = max(len(command) for command, _ in typed) + 2
+    for command, gives in typed:
+        _line(screen, (f"  {command:<{width}}", "bold"), (gives, "dim"))
     screen.print()
+
+
+def _program() -> str:
+    """What to type for this program: its name where the shell finds it, else where it lies."""
+    if shutil.which("udever"):
+        return "udever"
+    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "udever" else "python -m udever"
 
 
 def _show_speed(demo: "Demo", screen: Console) -> None:

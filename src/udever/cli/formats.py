@@ -5,6 +5,7 @@ complaint is a `FileInputError` that names file and line.
 Does not know: which files there are, or what becomes of the texts.
 """
 
+import codecs
 import csv
 import json
 import sys
@@ -50,7 +51,7 @@ class ReadOptions:
     globs: tuple[str, ...] = ()
     """Which files of a folder; empty: those that end in `SOURCE_SUFFIXES`."""
     skip_empty: bool = False
-    """Leave out texts without a visible character, instead of passing them on."""
+    """Leave out nulls and texts without a visible character, instead of passing them on."""
 
 
 def _place(source: str, line: int | None) -> str:
@@ -74,7 +75,7 @@ def _read_jsonl(path: str, options: ReadOptions) -> Iterator[Record]:
             raise FileInputError(f"{place}: not JSON: {error}", hint="jsonl holds one JSON object a line") from error
         if not isinstance(row, dict):
             raise FileInputError(f"{place}: not a JSON object but {line.strip()[:40]}", hint='like {"text": "…"}')
-        yield Record(_text_of(row, options.field, place), _name(path), number, size)
+        yield Record(_text_of(row, options, place), _name(path), number, size)
 
 
 def _read_csv(path: str, options: ReadOptions) -> Iterator[Record]:
@@ -97,7 +98,7 @@ def _read_table(path: str, options: ReadOptions, *, delimiter: str) -> Iterator[
         start = rows.line_num + 1
         for row in rows:
             place = _place(_name(path), start)
-            if row and column >= len(row):
+            if row and (column >= len(row) or any(row[len(header) :])):
                 raise FileInputError(
                     f"{place}: {len(row)} columns where the header has {len(header)}", hint="is a quote missing?"
                 )
@@ -123,10 +124,14 @@ def _read_parquet(path: str, options: ReadOptions) -> Iterator[Record]:
                 for value in batch.column(options.field).to_pylist():
                     number += 1
                     place = _place(_name(path), number)
-                    yield Record(_text_of({options.field: value}, options.field, place), _name(path), number, share)
-    except pa.ArrowException as error:
+                    yield Record(_text_of({options.field: value}, options, place), _name(path), number, share)
+    except UnicodeDecodeError as error:
         raise FileInputError(
-            f"{_name(path)}: not a readable parquet file: {error}", hint="was it copied whole?"
+            f"{_name(path)}: {options.field!r} is not UTF-8: {error}", hint="write it again"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise FileInputError(
+            f"{_name(path)}: not a readable parquet file: {error}", hint="was it copied whole? It cannot be a pipe."
         ) from error
 
 
@@ -179,7 +184,9 @@ def _decode(raw: bytes, place: str) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         wrong = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-        raise FileInputError(f"{place}: not UTF-8 ({wrong})", hint="convert it: iconv -f latin1 -t utf-8") from error
+        encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        hint = f"convert it: iconv -f {encoding} -t utf-8"
+        raise FileInputError(f"{place}: not UTF-8 ({wrong})", hint=hint) from error
 
 
 def _open(path: str) -> BinaryIO:
@@ -197,15 +204,22 @@ def _require_column(name: str, columns: Iterable[str], path: str) -> None:
         raise FileInputError(
             f"{_name(path)} has no column {name!r}; it has {_listed(columns)}", hint="pass --field with one of them"
         )
+    if columns.count(name) > 1:
+        raise FileInputError(f"{_name(path)} has {columns.count(name)} columns {name!r}", hint="rename all but one")
 
 
-def _text_of(row: dict[str, Any], name: str, place: str) -> str:
+def _text_of(row: dict[str, Any], options: ReadOptions, place: str) -> str:
+    name = options.field
     if name not in row:
         raise FileInputError(f"{place}: no field {name!r}; it has {_listed(row)}", hint="pass --field with one of them")
     value = row[name]
+    if value is None and options.skip_empty:
+        return ""
     if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        raise FileInputError(f"{place}: {name!r} holds {kind}, not a string", hint="only strings can be embedded")
+        kind, hint = type(value).__name__, "only strings can be embedded"
+        if value is None:
+            kind, hint = "null", "--skip-empty leaves such rows out"
+        raise FileInputError(f"{place}: {name!r} holds {kind}, not a string", hint=hint)
     return value
 
 

@@ -4,10 +4,10 @@ Invariant: importing this module imports no torch; `load` does.
 Does not know: what the model is used for.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -84,10 +84,8 @@ def load(name: str, runtime: Runtime) -> "Embedder":
     from udever import Embedder
 
     # A path typed in a shell may begin with ~ even where the shell did not expand it (--model=~/x).
-    path = Path(name).expanduser() if name.startswith("~") else None
-    return Embedder.load(
-        str(path) if path else name, precision=runtime.precision, device=runtime.device, revision=runtime.revision
-    )
+    name = os.path.expanduser(name)  # noqa: PTH111  Path's raises where there is no such user
+    return Embedder.load(name, precision=runtime.precision, device=runtime.device, revision=runtime.revision)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from udever.cli.formats import FORMATS, STDIN, Format, ReadOptions, Record
-from udever.errors import FileInputError
+from udever.errors import FileInputError, OptionError
 
 SUFFIXES: dict[str, Format] = {
     ".txt": "txt",
@@ -98,7 +98,12 @@ def open_inputs(paths: Sequence[str], options: ReadOptions) -> Inputs:
 
     Raises:
         FileInputError: a path that does not exist, a name whose format is unknown, a folder without a matching file.
+        OptionError: patterns without a folder, or an empty one.
     """
+    if options.globs and not any(path != STDIN and Path(path).is_dir() for path in paths):
+        raise OptionError(f"--glob {options.globs[0]!r} without a folder", hint="it chooses files of a folder")
+    if "" in options.globs:
+        raise OptionError("--glob is empty", hint='pass a pattern such as "*.py"')
     files = [file for path in paths or [STDIN] for file in _found(path, options)]
     stdins = sum(file.path == STDIN for file in files)
     if stdins > 1:

@@ -4,6 +4,8 @@ Does not know: how a step is computed, or what the files of a run hold.
 """
 
 import json
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,15 @@ if TYPE_CHECKING:
     from udever.training.step import StepReport
     from udever.training.verify import Certificate
 
+NOW = "now"
+"""Where the model stands that is being measured, in the run's folder."""
 UNITS = {"MB": 10**6, "GB": 10**9}
+HOW = {
+    "activations": "activations kept",
+    "chunk": "embedded twice (GradCache)",
+    "inputs": "embedded twice, of a chunk only the blocks' inputs kept",
+}
+"""What `Certificate.kept` says, in words."""
 
 
 def train(
@@ -65,7 +75,8 @@ def train(
     folder = output or Path("runs") / parsed.name
     begun = run.begun(folder) if resume else None
     loading: dict[str, Any] = {"precision": precision, "device": device, "memory_bytes": _bytes(memory)}
-    loading["chunk_tokens"] = begun.chunk_tokens if begun else None  # however much memory there is now
+    if begun:  # however much memory there is now, and however many cores
+        loading |= {"chunk_tokens": begun.chunk_tokens, "threads": begun.threads}
     with open_session(parsed, data=data, **loading) as session:
         if verify:
             return _verify(session, as_json=as_json)
@@ -83,6 +94,7 @@ def _train(
     from udever.engine.folders import whole_file
     from udever.training import plot, run
 
+    evaluate = _evaluation(session, folder, beside, data=data)  # what is wrong with it is said before a run begins
     if session.world.is_main:
         run.begin(folder, session.identity, resume=resume)
         for task, examples in session.batches.never_drawn.items():
@@ -96,7 +108,7 @@ def _train(
     with _progress(session.batches.steps, shown=shown) as on_step:
         callbacks = run.Callbacks(
             on_step=on_step,
-            evaluate=_evaluation(session, folder, beside, data=data),
+            evaluate=evaluate,
             keep_best=lambda measured: session.write(folder / "best", scores=measured.scores),
         )
         run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
@@ -109,6 +121,7 @@ def _train(
         with whole_file(result / "README.md") as temporary:
             temporary.write_text(session.describe(log), "utf-8")
         plot.draw(folder / "loss.svg", log)
+        shutil.rmtree(folder / NOW, ignore_errors=True)
     return {
         "model": str(result),
         "steps": session.batches.steps,
@@ -132,7 +145,7 @@ def _evaluation(session: "Session", folder: Path, beside: Path, *, data: Path) -
     tasks = read_suite(beside / part.suite, data=data)
 
     def evaluate() -> Measured:
-        model = Embedder.load(str(session.write(folder / "now")), precision="fp32")
+        model = Embedder.load(str(session.write(folder / NOW)), precision="fp32")
         outcomes = runner.run(tasks, Encoder(embedder=model), output=None)
         results = [outcome.result for outcome in outcomes]
         of_task = {result.task: mean(score.value for score in result.of("model")) for result in results}
@@ -154,6 +167,8 @@ def _verify(session: "Session", *, as_json: bool) -> int:
     else:
         for certificate in certificates:
             print(_line(certificate))
+        if (used := certificates[0].temperature) != session.recipe.contrast.temperature:
+            print(f"at temperature {used:g}: at the recipe's own the batch is solved, and its gradient mere rounding")
         for what in not_certified(session):
             print(f"not covered: {what}")
     return 0 if all(certificate.holds for certificate in certificates) else 1
@@ -161,7 +176,7 @@ def _verify(session: "Session", *, as_json: bool) -> int:
 
 def _line(certificate: "Certificate") -> str:
     how = f"{certificate.precision}, {certificate.processes} process{'es' * (certificate.processes > 1)}"
-    kept = "embedded twice (GradCache)" if certificate.cached else "activations kept"
+    kept = HOW[certificate.kept]
     return (
         f"{'holds' if certificate.holds else 'FAILS'}  {how}, {kept}: relative error of the gradient "
         f"{certificate.relative_error:.1e}, allowed {certificate.allowed:.1e} "
@@ -220,6 +235,9 @@ def _bytes(memory: str) -> int | None:
         return None
     number, unit = memory[:-2], memory[-2:].upper()
     try:
-        return round(float(number) * UNITS[unit])
+        size = float(number) * UNITS[unit]
     except (ValueError, KeyError):
-        raise OptionError(f"--memory is {memory!r}", hint="pass auto, or a size such as 8GB or 500MB") from None
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise OptionError(f"--memory is {memory!r}", hint="pass auto, or a size such as 8GB or 500MB")
+    return round(size)

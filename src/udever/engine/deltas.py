@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from udever.engine import registry
 from udever.engine.folders import whole_folder
 from udever.engine.hub import DELTA_FILE
 from udever.engine.registry import MANIFEST, Manifest, ModelSource
+from udever.engine.tensor_files import save_tensors
 from udever.errors import DeltaError, NonFiniteWeightsError, TensorNamesError, TensorShapeError
 from udever.model.config import TABLE, BloomConfig
 from udever.model.weight_files import contents, first_of, map_tensors, require_scales
@@ -213,7 +213,7 @@ def write(
     }
     with whole_folder(folder, replace=replace) as unfinished:
         tensors = {name: tensor.contiguous() for name, tensor in stored.tensors().items()}
-        save_file(tensors, unfinished / DELTA_FILE, metadata={"format": "pt"})
+        save_tensors(tensors, unfinished / DELTA_FILE, metadata={"format": "pt"})
         (unfinished / MANIFEST).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
         if own_tokenizer:
             (unfinished / "tokenizer.json").write_text(tokenizer.content, "utf-8")

@@ -6,6 +6,7 @@ Invariant: a text's vector depends on the text, the role and the model only, nev
 Knows no file format and no HTTP.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,10 +63,10 @@ class Embedder:
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         *,
         precision: str = "auto",
-        device: str = "auto",
+        device: str | torch.device = "auto",
         revision: str | None = None,
         token: str | None = None,
     ) -> "Embedder":
@@ -83,7 +84,8 @@ class Embedder:
             ModelError: one subclass for each thing that can be wrong with the model's files.
             OptionError: an unknown precision or device.
         """
-        return cls(loading.load(name, precision=precision, device=device, revision=revision, token=token))
+        found = loading.load(os.fspath(name), precision=precision, device=str(device), revision=revision, token=token)
+        return cls(found)
 
     @property
     def name(self) -> str:

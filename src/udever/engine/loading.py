@@ -115,7 +115,7 @@ def _int8_tensors(checkpoint: Checkpoint, names: Iterable[str], digest: str) -> 
         if path.exists():
             with safe_open(path, framework="pt") as cached:
                 return {name: cached.get_tensor(name) for name in cached.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError):  # no cache here, or a file that was cut off
+    except (OSError, ValueError, SafetensorError):  # no cache here, or a file that was cut off
         pass
     quantized = quantize(checkpoint.tensors(names))
     if path is not None:

@@ -108,10 +108,10 @@ def resolve(name: str, *, revision: str | None = None, token: str | None = None,
     """
     if name in builtin_models():
         return ModelSource(name=name, folder=BUILTIN_FOLDER / name, kind="built-in")
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path, kind = _in_file_system(name)
+    if name and kind == "folder":
         return ModelSource(name=name, folder=path, kind="folder")
-    if path.is_file():
+    if kind == "file":
         raise ModelNotFoundError(f"{name} is a file", hint=f"pass the model's folder: {path.parent}")
     if not _is_hub_id(name):
         raise ModelNotFoundError(
@@ -238,7 +238,8 @@ class _Facts:
 
     def __init__(self, folder: Path) -> None:
         files = [(folder / "config.json").resolve(), *(file.resolve() for file in weight_files(folder))]
-        states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        # The change time too: what copies a file over another can keep size and modification time, not that.
+        states = [(str(f), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for f in files for s in [f.stat()]]
         self._name = f"{_sha256(states)}.json"
 
     def read(self) -> dict[str, Any]:
@@ -254,7 +255,10 @@ class _Facts:
         """Write all at once; a cache that cannot be written is done without."""
         known = self.read() | facts
         content = json.dumps(known | {"check": _sha256(known)})
-        with suppress(OSError), NamedTemporaryFile("w", dir=self._folder(), suffix=".tmp", delete=False) as stream:
+        with (
+            suppress(OSError, ValueError),
+            NamedTemporaryFile("w", dir=self._folder(), suffix=".tmp", delete=False) as stream,
+        ):
             unfinished = Path(stream.name)
             try:
                 stream.write(content)
@@ -270,6 +274,16 @@ class _Facts:
 
 def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _in_file_system(name: str) -> tuple[Path, str]:
+    """The path that a name is, and whether there is a "folder" or a "file"; else ""."""
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        return path, "folder" if path.is_dir() else "file" if path.is_file() else ""
+    except (RuntimeError, OSError, ValueError):  # ~nobody, a name that is too long, a NUL
+        return path, ""
 
 
 def _is_hub_id(name: str) -> bool:

@@ -73,17 +73,17 @@ class Batches:
 
     def of(self, step: int) -> StepBatch:
         """The batch of a step, counted from 0."""
-        epoch = self._sampler.epoch_of(step)
-        drawn = [(self._mixture.stores[s], s, index) for s, index in self._sampler.batch(step)]
-        picked = [(store, s, index, store.example(index)) for store, s, index in drawn]
-        queries = [(s, example.query) for _, s, _, example in picked]
-        positives = [(s, example.positives[epoch % len(example.positives)]) for _, s, _, example in picked]
+        drawn = [(self._mixture.stores[s], s, index, before) for s, index, before in self._sampler.batch(step)]
+        picked = [(store, s, index, store.example(index)) for store, s, index, _ in drawn]
+        turns = [(s, example, before) for (_, s, _, example), (*_, before) in zip(picked, drawn, strict=True)]
+        queries = [(s, example.query) for s, example, _ in turns]
+        positives = [(s, example.positives[before % len(example.positives)]) for s, example, before in turns]
         negatives = [
             (s, text_id, example.symmetric)
-            for _, s, _, example in picked
-            for text_id in negatives_for(example, count=self._recipe.contrast.negatives, epoch=epoch)
+            for s, example, before in turns
+            for text_id in negatives_for(example, count=self._recipe.contrast.negatives, before=before)
         ]
-        roles = [document_role(example) for _, _, _, example in picked]
+        roles = [document_role(example) for _, example, _ in turns]
         sequences = [self._sequence(s, text_id, "query") for s, text_id in queries]
         sequences += [self._sequence(s, text_id, role) for (s, text_id), role in zip(positives, roles, strict=True)]
         sequences += [

@@ -1,7 +1,7 @@
 """The model card of a run: Markdown with the hub's metadata, from what the run itself knows.
 
 Invariant: nothing in it is typed by hand: recipe, data with digests, hardware and time come from the run, scores from
-result files. Scores stand between two markers, so that measuring again replaces them and nothing else.
+the run or from result files. Scores stand between two markers, so that measuring again replaces them and nothing else.
 Does not know: how scores are measured or laid out.
 """
 
@@ -16,6 +16,7 @@ import torch
 
 from udever.errors import OptionError
 from udever.training.recipe import Recipe
+from udever.training.run import last_scores
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NO_SCORES = "None yet: `udever evaluate … --output RESULTS`, then `udever card FOLDER --results RESULTS`."
@@ -55,8 +56,8 @@ def hardware(device: torch.device, *, processes: int) -> str:
 
 
 def card(facts: RunFacts) -> str:
-    """The whole page, without scores."""
-    return "\n".join([*_metadata(facts), *_use(facts), *_data(facts), *_training(facts), *_scores()]) + "\n"
+    """The whole page; of scores only what the run itself measured, at its last step."""
+    return "\n".join([*_metadata(facts), *_use(facts), *_data(facts), *_training(facts), *_scores(facts)]) + "\n"
 
 
 def with_scores(text: str, tables: str) -> str:
@@ -130,8 +131,7 @@ def _training(facts: RunFacts) -> list[str]:
     steps = [entry for entry in facts.log if "loss" in entry]
     seconds, tokens = (sum(entry[key] for entry in steps) for key in ("seconds", "tokens"))
     rows = {
-        "objective": f"{recipe.objective}, temperature {recipe.contrast.temperature:g},"
-        f" {recipe.contrast.negatives} hard negatives a query and step",
+        "objective": _objective(recipe),
         "trained": f"{recipe.tune}: {facts.moved:,} numbers",
         "batch": f"{recipe.batch.size:,} examples, {recipe.batch.mixing.replace('_', ' ')}",
         "optimizer": f"AdamW, {recipe.optimizer.learning_rate:g}, {recipe.optimizer.schedule}",
@@ -147,8 +147,20 @@ def _training(facts: RunFacts) -> list[str]:
     return ["## Training", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
 
 
-def _scores() -> list[str]:
-    return ["## Scores", "", BEGIN, NO_SCORES, END]
+def _objective(recipe: Recipe) -> str:
+    contrast, distill = recipe.contrast, recipe.distill
+    said = f"temperature {contrast.temperature:g}, {contrast.negatives} hard negatives a query and step"
+    if distill is None:
+        return f"contrastive, {said}"
+    beside = f", and {distill.contrast_weight:g} × contrastive ({said})" if distill.contrast_weight else ""
+    return f"distill, temperature {distill.temperature:g}{beside}"
+
+
+def _scores(facts: RunFacts) -> list[str]:
+    measured = last_scores(facts.log)
+    rows = [f"| {protocol} | {name} | {value:g} |" for protocol, of in measured.items() for name, value in of.items()]
+    table = ["| measured in the run | | |", "|---|---|---:|", *rows] if rows else [NO_SCORES]
+    return ["## Scores", "", BEGIN, *table, END]
 
 
 def _processor() -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from udever.engine.folders import whole_file
+from udever.engine.tensor_files import save_tensors
 from udever.errors import TrainingError
 from udever.training.sharding import cut_like, full
 
@@ -57,10 +57,16 @@ def save(folder: Path, state: Mapping[str, Tensor], *, facts: Facts) -> Path:
     path = folder / f"step-{facts.step:08d}.safetensors"
     metadata = {"facts": json.dumps({"step": facts.step, "processes": facts.processes})}
     with whole_file(path, durable=True) as unfinished:
-        save_file(dict(state), unfinished, metadata=metadata)
+        save_tensors(dict(state), unfinished, metadata=metadata)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote."""
+    for left in folder.glob(".step-*.safetensors.*"):
+        left.unlink(missing_ok=True)
 
 
 def newest(folder: Path) -> Path | None:

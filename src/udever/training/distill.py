@@ -53,7 +53,7 @@ class Targets:
             texts: how many texts each store holds.
 
         Raises:
-            ExamplesError: a file is missing or has another shape.
+            ExamplesError: a file is missing or has another shape or type, or it holds nothing to learn.
         """
         try:
             vectors = np.load(folder / "vectors.npy", mmap_mode="r")
@@ -62,9 +62,18 @@ class Targets:
             raise ExamplesError(f"teacher vectors in {folder}: {error}", hint="see docs/training.md") from None
         if vectors.ndim != 2 or vectors.shape[1] != width:
             raise ExamplesError(f"{folder}/vectors.npy is {vectors.shape}, the model is {width} wide")
+        for first in range(0, len(vectors), DIGEST_ROWS):
+            unsound = ~np.isfinite(vectors[first : first + DIGEST_ROWS]).all(1)
+            if unsound.any():
+                row = first + int(unsound.argmax())
+                raise ExamplesError(f"{folder}/vectors.npy: row {row:,} is not finite", hint="make it again")
         for index, (found, expected) in enumerate(zip(rows, texts, strict=True)):
+            if found.dtype.kind != "i":
+                raise ExamplesError(f"{folder}/rows-{index}.npy holds {found.dtype}", hint="its numbers must be int64")
             if found.shape != (expected,) or (len(found) and int(found.max()) >= len(vectors)):
                 raise ExamplesError(f"{folder}/rows-{index}.npy does not fit: the store has {expected:,} texts")
+        if not any((found >= 0).any() for found in rows):
+            raise ExamplesError(f"{folder}: no text has a vector", hint="rows-N.npy names each text's row, -1 is none")
         return cls(vectors=vectors, rows=rows)
 
     def of(self, texts: Sequence[tuple[int, int]]) -> Tensor:

@@ -8,6 +8,7 @@ Does not know: data, models or devices.
 """
 
 import hashlib
+import math
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -117,18 +118,34 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     evaluate: EvaluatePart | None = None
 
     def __post_init__(self) -> None:
+        optimizer, distill = self.optimizer, self.distill or DistillPart(targets="")
+        for key, value in _flat(msgspec.to_builtins(self)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} is {value}; it must be a finite number")
         for holds, complaint in (
+            (self.name.strip(" ."), f"name is {self.name!r}: the run's folder and the model are called so"),
             (self.data, "data is empty: name at least one [[data]] path"),
             (self.max_tokens >= 3, f"max_tokens is {self.max_tokens}; two markers and a token are 3"),
             (self.batch.size >= 2, f"batch.size is {self.batch.size}; in-batch negatives need 2"),
             (self.batch.epochs > 0, f"batch.epochs is {self.batch.epochs}; it must be above 0"),
             (self.contrast.temperature > 0, f"contrast.temperature is {self.contrast.temperature}; it must be above 0"),
             (self.contrast.negatives >= 0, f"contrast.negatives is {self.contrast.negatives}; it must be at least 0"),
-            (self.optimizer.learning_rate > 0, f"optimizer.learning_rate is {self.optimizer.learning_rate}"),
+            (optimizer.learning_rate > 0, f"optimizer.learning_rate is {optimizer.learning_rate}"),
+            (optimizer.table_learning_rate >= 0, f"optimizer.table_learning_rate is {optimizer.table_learning_rate}"),
+            (optimizer.weight_decay >= 0, f"optimizer.weight_decay is {optimizer.weight_decay}; it must be at least 0"),
+            (optimizer.clip_norm >= 0, f"optimizer.clip_norm is {optimizer.clip_norm}; 0 means no limit"),
+            (optimizer.warmup_epochs >= 0, f"optimizer.warmup_epochs is {optimizer.warmup_epochs}"),
+            (all(0 <= beta < 1 for beta in optimizer.betas), f"optimizer.betas is {optimizer.betas}; each in [0, 1)"),
+            (distill.temperature > 0, f"distill.temperature is {distill.temperature}; it must be above 0"),
+            (distill.bank >= 0, f"distill.bank is {distill.bank}; it must be at least 0"),
+            (distill.contrast_weight >= 0, f"distill.contrast_weight is {distill.contrast_weight}"),
             (self.evaluate is None or self.evaluate.every_steps >= 1, "evaluate.every_steps must be at least 1"),
             (all(size >= 1 for size in self.contrast.prefixes), "a size in contrast.prefixes must be at least 1"),
             (all(part.weight > 0 for part in self.data), "a data weight must be above 0"),
-            (self.objective != "distill" or self.distill, "objective distill needs a [distill] table"),
+            (
+                (self.objective == "distill") == bool(self.distill),
+                "objective distill and a [distill] table go together",
+            ),
             (self._contrast_is_of_pairs(), "data with paired = false need objective distill and mixing one_task"),
             (self.tune in TUNES or self.tune.startswith("last:"), f"tune is {self.tune!r}; choose {', '.join(TUNES)}"),
         ):
@@ -173,4 +190,6 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict | float):
+        return {k: v for at, inner in enumerate(value) for k, v in _flat(inner, f"{prefix}{at}.").items()}
     return {prefix.removesuffix("."): value}

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from udever.engine.folders import whole_file
+from udever.engine.folders import is_free, whole_file
 from udever.errors import DivergedError, RunChangedError, TrainingError
 from udever.training import checkpoint
 from udever.training.distributed import World
@@ -39,6 +39,8 @@ class Identity:
     chunk_tokens: int | None
     """Tokens the model sees at once, which decides in what order gradients are summed; None: the run is from before
     this was noted."""
+    threads: int | None = None
+    """Of each process, which decide in what order a product is summed; None: as `chunk_tokens`."""
 
     def write(self, folder: Path) -> None:
         """As `run.json`, atomically."""
@@ -56,7 +58,7 @@ class Identity:
     def require_same(self, begun: "Identity") -> None:
         """Raises RunChangedError, showing each difference to what the run began with."""
         changed = differences(begun.recipe, self.recipe)
-        noted = ("chunk_tokens",) if begun.chunk_tokens else ()
+        noted = [name for name in ("chunk_tokens", "threads") if getattr(begun, name)]
         for name in ("data", "base", "processes", "precision", *noted):
             if (before := getattr(begun, name)) != (now := getattr(self, name)):
                 changed.append(f"{name}: {before} → {now}")
@@ -97,7 +99,7 @@ def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
     """Make the folder, or see that it may go on.
 
     Raises:
-        TrainingError: there is a run already and `resume` was not asked for, or nothing to resume.
+        TrainingError: there is a run already and `resume` was not asked for, or nothing to resume, or something else.
         RunChangedError: something that decides the result changed.
     """
     earlier = begun(folder)
@@ -107,7 +109,10 @@ def begin(folder: Path, identity: Identity, *, resume: bool) -> None:
         raise TrainingError(f"{folder} holds no run to resume", hint="leave --resume out to begin one")
     if earlier:
         identity.require_same(earlier)
+        checkpoint.sweep(folder / "checkpoints")
     else:
+        if not is_free(folder):  # its delta/, model/ or best/ would be replaced, its checkpoints taken for the run's
+            raise TrainingError(f"{folder} is not empty and holds no run", hint="choose another folder with --output")
         folder.mkdir(parents=True, exist_ok=True)
         identity.write(folder)
 
@@ -161,6 +166,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def last_scores(log: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """`Measured.scores` of the model after the last step that was logged; nothing if it was not measured."""
+    if not log:
+        return {}
     at_last = [entry for entry in log if entry["step"] == log[-1]["step"]]
     return next((entry["scores"] for entry in at_last if "scores" in entry), {})
 

@@ -100,6 +100,7 @@ def open_session(
     device: str = "auto",
     memory_bytes: int | None = None,
     chunk_tokens: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[Session]:
     """Load and check everything.
 
@@ -107,12 +108,15 @@ def open_session(
         data: folder that the recipe's paths are relative to.
         memory_bytes: for activations; None: half of what is free.
         chunk_tokens: tokens the model sees at once, as a run began; None: what the device likes and the memory allows.
+        threads: of this process, as a run began; None: as many as PyTorch takes.
 
     Raises:
         TrainingError, ModelError: what cannot be trained, each with its reason.
     """
     with world() as here, ExitStack() as settings:
         chosen = _device(device, here)
+        settings.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads or torch.get_num_threads())
         exact = _precision(precision, recipe, chosen)
         computed = settings.enter_context(products(exact, chosen))
         moving = recipe.tune != "bitfit"
@@ -145,6 +149,7 @@ def open_session(
             processes=here.size,
             precision=computed,
             chunk_tokens=chunk_tokens,
+            threads=torch.get_num_threads(),
         )
         yield Session(
             recipe=recipe, base=base, stores=stores, batches=batches, trainer=trainer, world=here, identity=identity

@@ -8,6 +8,7 @@ Does not know: how files are read (rows.py), or what becomes of the examples. La
 have files of their own: nli.py, ms_marco.py.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -69,7 +70,7 @@ class Choices:
             return self.task
         try:
             return self.task.format_map(values)
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
             raise ExamplesError(
                 f"{place}: task {self.task!r} names no column: {error}", hint=f"columns: {', '.join(values)}"
             ) from None
@@ -169,7 +170,7 @@ def read_flag_embedding(row: Row, choices: Choices) -> Iterator[TextExample]:
 
 def read_tevatron(row: Row, choices: Choices) -> Iterator[TextExample]:
     """`{"query", "positive_passages": [{"title", "text"}], "negative_passages"}`; a title stands before its text."""
-    positives, negatives = _passages(row, "positive_passages"), _passages(row, "negative_passages")
+    positives, negatives = _passages(row, "positive_passages"), _passages(row, "negative_passages", optional=True)
     yield _example(row, choices, text_at(row, "query"), positives, negatives)
 
 
@@ -238,7 +239,9 @@ def _values(row: Row, name: str, *, optional: bool = False) -> tuple[str, ...]:
     return () if optional and row.values.get(name) is None else (text_at(row, name),)
 
 
-def _passages(row: Row, name: str) -> tuple[str, ...]:
+def _passages(row: Row, name: str, *, optional: bool = False) -> tuple[str, ...]:
+    if name not in row.values and not optional:
+        raise complaint(row, f"there is no {name!r}", hint=f"it has {', '.join(row.values)}")
     passages = row.values.get(name, [])
     if not isinstance(passages, list):
         raise complaint(
@@ -257,8 +260,15 @@ def _passages(row: Row, name: str) -> tuple[str, ...]:
 
 
 def _scores(row: Row, value: Any, count: int) -> tuple[float, ...]:
-    if not isinstance(value, list) or not all(as_number(score) is not None for score in value):
+    numbers = (
+        [None if isinstance(score, bool) else as_number(score) for score in value]
+        if isinstance(value, list)
+        else [None]
+    )
+    if None in numbers:
         raise complaint(row, "the scores are no list of numbers", hint="one number a text")
+    if not all(number is not None and math.isfinite(number) for number in numbers):
+        raise complaint(row, "a score is not finite", hint="one number a text")
     if len(value) != count:
         raise complaint(row, f"{len(value)} scores for {count} texts", hint="one number a text")
     return tuple(map(float, value))

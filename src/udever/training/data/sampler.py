@@ -1,6 +1,6 @@
 """Which examples make a step's batch: shuffled, weighted, of any or of one task.
 
-    Sampler(mixture, batch_size=1024, seed=42, mixing="mixed").batch(step) -> [(store, example), ...]
+    Sampler(mixture, batch_size=1024, seed=42, mixing="mixed").batch(step) -> [(store, example, drawn before), ...]
 
 Invariant: a pure function of (seed, step); no state but a cache, no process number. So a run resumes by its step alone,
 and a run on eight processes draws the batches of a run on one.
@@ -90,8 +90,10 @@ class Sampler:
         """The epoch of a step, both counted from 0."""
         return step // self.steps_per_epoch
 
-    def batch(self, step: int) -> list[tuple[int, int]]:
-        """(store, example) of each of the `batch_size` examples of a step, counted from 0."""
+    def batch(self, step: int) -> list[tuple[int, int, int]]:
+        """(store, example, how often it was drawn before) of each of the `batch_size` examples of a step, counted from
+        0. Draws that an epoch leaves out because they fill no batch count as well.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         shuffled = self._epoch(epoch)
         number = int(shuffled.groups[place])
@@ -147,14 +149,22 @@ class _Part:
         """The order in which the extra draws walk through the part, epoch after epoch."""
         return shuffled(self.count, self.seed)
 
-    def at(self, draws: Indices, epoch: int) -> Indices:
-        """The examples behind draws of an epoch."""
-        places = draws % self.count
-        extra = draws - self.whole * self.count
-        if self.extra and (is_extra := extra >= 0).any():
-            begin = epoch * self.extra % self.count
-            places[is_extra] = self.rotation[(begin + extra[is_extra]) % self.count]
-        return places if self.indices is None else self.indices[places]
+    @cached_property
+    def turns(self) -> Indices:
+        """Of each place, when its turn comes in the rotation."""
+        return np.argsort(self.rotation)
+
+    def at(self, draws: Indices, epoch: int) -> tuple[Indices, Indices]:
+        """The examples behind draws of an epoch, and how often each was drawn before."""
+        places, before = draws % self.count, self.whole * epoch + draws // self.count
+        if self.extra:
+            extra, is_extra = draws - self.whole * self.count, draws >= self.whole * self.count
+            walked = epoch * self.extra + extra[is_extra]
+            places[is_extra] = self.rotation[walked % self.count]
+            before[is_extra] += walked // self.count
+            if self.whole:
+                before[~is_extra] += -((self.turns[places[~is_extra]] - epoch * self.extra) // self.count)
+        return (places if self.indices is None else self.indices[places]), before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,16 +179,16 @@ class _Group:
         """Of an epoch."""
         return sum(part.draws for part in self.parts)
 
-    def at(self, draws: Indices, epoch: int) -> list[tuple[int, int]]:
-        """(store, example) of draws of an epoch, in their order."""
+    def at(self, draws: Indices, epoch: int) -> list[tuple[int, int, int]]:
+        """(store, example, how often it was drawn before) of draws of an epoch, in their order."""
         ends = np.cumsum([part.draws for part in self.parts])
         of_part = np.searchsorted(ends, draws, side="right")
-        examples = np.empty(len(draws), np.int64)
+        examples, before = np.empty(len(draws), np.int64), np.empty(len(draws), np.int64)
         for number, part in enumerate(self.parts):
             mine = of_part == number
-            examples[mine] = part.at(draws[mine] - (ends[number] - part.draws), epoch)
+            examples[mine], before[mine] = part.at(draws[mine] - (ends[number] - part.draws), epoch)
         stores = np.array([part.store for part in self.parts])[of_part]
-        return list(zip(stores.tolist(), examples.tolist(), strict=True))
+        return list(zip(stores.tolist(), examples.tolist(), before.tolist(), strict=True))
 
 
 def _groups(mixture: Mixture, seed: int, mixing: Mixing) -> tuple[_Group, ...]:
@@ -203,11 +213,12 @@ def shuffled(count: int, seed: Sequence[int]) -> Indices:
     return np.argsort(raw, kind="stable")
 
 
-def negatives_for(example: Example, *, count: int, epoch: int) -> tuple[int, ...]:
-    """The `count` hard negatives of an epoch: the next ones of the list each epoch, around and around.
+def negatives_for(example: Example, *, count: int, before: int) -> tuple[int, ...]:
+    """The `count` hard negatives of an example that was drawn so often before: the next ones of its list each time,
+    around and around.
 
     Fewer where the example has fewer.
     """
     have = len(example.negatives)
-    first = epoch * count
+    first = before * count
     return tuple(example.negatives[(first + i) % have] for i in range(min(count, have)))

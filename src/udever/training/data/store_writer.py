@@ -81,7 +81,8 @@ def new_store(
         with writer:
             yield writer
         if not writer.examples:
-            raise ExamplesError("not one example is left", hint="see what was dropped, and why")
+            dropped = ", ".join(f"{count:,} × {why}" for why, count in sorted(writer.dropped.items()) if count)
+            raise ExamplesError("not one example is left", hint=f"dropped: {dropped or 'nothing'}")
         _take_name(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -4,6 +4,7 @@ Invariant: what is written embeds as what it was made from; nothing that moved i
 Does not know: how the results are shown.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from udever.engine import deltas
 from udever.engine.deltas import BaseReference, Delta, Moved
-from udever.engine.registry import Manifest
+from udever.engine.registry import MANIFEST, Manifest
 from udever.errors import DeltaError, OptionError
 from udever.model.config import TABLE
 from udever.model.weight_files import first_of
@@ -65,7 +66,7 @@ def extract(full: str, folder: Path, *, base: str, kind: deltas.Kind = "absolute
         token_ids=found.token_ids,
         rows=tuned.moved.table_rows(tuned.checkpoint, found.token_ids) if found.token_ids else None,
     )
-    _write(folder, moved, ground, like=tuned, manifest=tuned.manifest(), kind=kind)
+    _write(folder, moved, ground, like=tuned, manifest=tuned.manifest(), kind=kind, recipe=_recipe(tuned))
     return found
 
 
@@ -141,6 +142,7 @@ def _write(
     like: Weights,
     manifest: Manifest,
     kind: deltas.Kind = "absolute",
+    recipe: str = "",
 ) -> None:
     """`like` has the tokenizer."""
     own_tokenizer = base.located.own_tokenizer or like.tokenizer.digest != base.tokenizer.digest
@@ -153,7 +155,16 @@ def _write(
         tokenizer=like.tokenizer,
         own_tokenizer=own_tokenizer,
         kind=kind,
+        recipe=recipe,
     )
+
+
+def _recipe(model: Weights) -> str:
+    """Digest of the recipe that made a model, as its `udever.json` says; empty if it does not."""
+    if model.located.delta:
+        return model.located.delta.recipe
+    path = model.located.base.folder / MANIFEST
+    return str(json.loads(path.read_text("utf-8")).get("recipe", "")) if path.exists() else ""
 
 
 def _require_delta(model: Weights) -> Delta:
