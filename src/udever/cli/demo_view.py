@@ -30,12 +30,12 @@ COLD, WARM = (24, 32, 72), (250, 176, 60)
 """Background of the smallest and of the largest similarity, RGB."""
 
 NEXT = (
-    ("udever embed notes.txt --output notes.npy", "a vector for each line"),
-    ("udever embed src/ --truncate end -o src.parquet", "a vector for each file"),
+    ("udever embed notes.txt --output notes.npy", "a vector a line"),
+    ("udever embed src/ --truncate end -o src.parquet", "a vector a file"),
     ('udever similarity "good morning" "buenos días"', "one number"),
-    ("udever models", "larger models, by name"),
-    ("udever serve", "the same behind OpenAI's API"),
-    ("udever evaluate code-local", "how well it finds functions"),
+    ("udever models", "larger models"),
+    ("udever serve", "OpenAI's API of it"),
+    ("udever evaluate code-local", "its score on code"),
 )
 """(command, what it gives): only commands that exist."""
 
