@@ -1,205 +1,367 @@
-"""Functions and what their authors say of them, from source files of six languages and from packages."""
+"""Mined negatives are no answers, hold to the filters and are the nearest; what was embedded is not embedded again."""
 
-import importlib
-import random
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "nano"
+from udever import Embedder
+from udever.errors import ExamplesError, OptionError
+from udever.training.data.examples import ExampleStore
+from udever.training.data.importing import tokenizer_of
+from udever.training.data.store_writer import TextExample, new_store
+from udever.training.mining import mine as mining
+from udever.training.mining import vector_files, vector_search
+from udever.training.mining.mine import MiningOptions, mine, work_folder
+from udever.training.mining.vector_files import Reader, embed_texts
+from udever.training.mining.vector_search import NOTHING, Exact, Ivf, nearest
 
-SOURCES = {
-    "go": """package a
-// Copyright 2020 somebody or other.
+ANIMALS = ["fox", "dog", "wolf", "cat", "mountain", "river", "zorro", "perro", "山", "狐狸"]
+ALL = MiningOptions(margin=-2, negatives=100, top=100)
+"""Everything that is no answer."""
 
-// Sum returns the sum of a and b,
-// quickly.
-//
-// More of it.
-func Sum(a int, b int) int {
-	return a + b // not far from 12345
-}
-var x = 1 // Close is something else.
-func Close(a int, b int) int { return a - b + 12345 + 54321 }
-""",
-    "java": """public class A {
-  /**
-   * Returns the {@link Foo sum} of <b>two</b> numbers.
-   * <p>
-   * More of it.
-   * @param a one
-   */
-  @Override @Named("x")
-  public int sum(int a, int b) {
-    return a + b + 1;
-  }
-  // Not what documents a method.
-  public int difference(int a, int b) { return a - b; }
-}""",
-    "javascript": """
-/** Returns the sum of two numbers.
- * @param {number} a one */
-export function sum(a, b) { return a + b + 123456789; }
-/**
- * Puts a thing into the list.
- */
-List.prototype.put = function (thing) { this.things.push(thing); };
-class A {
-  /** Gets the value of it all. */
-  get value() { return this._value + 1111111111; }
-}
-const o = {
-  /** Makes a new one of these. */
-  make: function () { return new Thing(11111111111); } };
-/** Turns one into the other. */
-const turn = (one) => { return one + 111111111111; };
-/** Not a function at all. */
-const number = 11111111111111111111111111111111111;
-""",
-    "php": """<?php
-class A {
-    /**
-     * Get the name of the thing.
-     *
-     * @return string
-     */
-    public function getName(): string { return $this->name . "aaaaaa"; }
-}""",
-    "python": '''
-class A:
-    @property
-    def sum(self, x):
-        """Return the sum of x and one.
 
-        More of it.
-        """
-        return x + 1 + 2222222222222222
-
-    def nothing(self):
-        """Do nothing at all here."""
-''',
-    "ruby": """
-class A
-  # Returns the name of it all.
-  # @param x one
-  def name(x)
-    @name + "aaaaaaaaaaaaaaaaaaaaaaaaaaa"
-  end
-
-  # Builds a new one of these.
-  def self.build
-    new(1111111111111111111111111)
-  end
-end""",
-}
-FOUND = {
-    "go": [("Sum returns the sum of a and b, quickly.", "func Sum(a int, b int) int {\n\treturn a + b // not", "Sum")],
-    "java": [("Returns the sum of two numbers.", "public int sum(int a, int b) {\n  return a + b + 1;\n}", "sum")],
-    "javascript": [
-        ("Returns the sum of two numbers.", "export function sum(a, b) {", "sum"),
-        ("Puts a thing into the list.", "List.prototype.put = function (thing) {", "List.prototype.put"),
-        ("Turns one into the other.", "const turn = (one) => {", "turn"),
-        ("Makes a new one of these.", "make: function () {", "make"),
-        ("Gets the value of it all.", "get value() {", "value"),
-    ],
-    "php": [("Get the name of the thing.", "public function getName(): string {", "getName")],
-    "python": [("Return the sum of x and one.", "def sum(self, x):\n    return x + 1 +", "sum")],
-    "ruby": [
-        ("Returns the name of it all.", 'def name(x)\n  @name + "', "name"),
-        ("Builds a new one of these.", "def self.build\n  new(", "build"),
-    ],
-}
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> Embedder:
+    return Embedder.load(str(tiny_checkpoint), precision="fp32", device="cpu")
 
 
 @pytest.fixture
-def mine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(RECIPES)
-    return importlib.import_module("mine")
+def make_store(tiny_checkpoint: Path, tmp_path: Path) -> Callable[..., ExampleStore]:
+    def make(examples: list[TextExample], name: str = "store") -> ExampleStore:
+        with new_store(tmp_path / name, tokenizer=tokenizer_of(str(tiny_checkpoint)), max_tokens=32) as writer:
+            writer.add(examples)
+        return ExampleStore.open(tmp_path / name)
+
+    return make
 
 
-@pytest.mark.parametrize("language", SOURCES)
-def test_the_first_paragraph_before_a_function_describes_it(mine: ModuleType, language: str) -> None:
-    found = list(mine.functions.of_source(SOURCES[language], language))
-    assert [(doc, name) for doc, _, name in found] == [(doc, name) for doc, _, name in FOUND[language]]
-    for function, (_, begins, _) in zip(found, FOUND[language], strict=True):
-        assert function.code.startswith(begins)
+@pytest.fixture
+def store(make_store: Callable[..., ExampleStore]) -> ExampleStore:
+    """Asked for twice, symmetric or not, two tasks; "what is a dog" has answers in two examples."""
+    plain = [
+        TextExample(f"what is a {name}", (f"the {name} is here", f"a {name}"), (f"no {name}",), task="plain")
+        for name in ANIMALS
+    ]
+    more = TextExample("what is a dog", ("an animal that barks",), ("the fox is here",), (2.0, 1.0), task="plain")
+    pairs = [
+        TextExample(f"{name} one", (f"{name} two",), (f"{name} three",), (1.0, 0.5), task="pairs", symmetric=True)
+        for name in ANIMALS[:6]
+    ]
+    return make_store([*plain[:5], *pairs[:3], more, *plain[5:], *pairs[3:]])
 
 
-@pytest.mark.parametrize("broken", ["def f(:\n", "\x00", "é" * 50, "class A {{{ /** Says what it does. */ int f("])
-@pytest.mark.parametrize("language", SOURCES)
-def test_what_cannot_be_read_gives_nothing(mine: ModuleType, language: str, broken: str) -> None:
-    assert list(mine.functions.of_source(broken, language)) == []
+class Row:
+    """An example in words."""
+
+    def __init__(self, store: ExampleStore, index: int) -> None:
+        example = store.example(index)
+        self.query, self.task, self.symmetric = store.text(example.query), example.task, example.symmetric
+        self.positives, self.negatives = (list(map(store.text, ids)) for ids in (example.positives, example.negatives))
+        self.scores = example.scores
+
+    def expected_scores(self, model: Embedder, texts: list[str]) -> np.ndarray:
+        role = "query" if self.symmetric else "document"
+        return model.embed(texts, role) @ model.embed([self.query])[0]
 
 
-@pytest.mark.parametrize(
-    ("comment", "said"),
-    [
-        ("// TODO: say what it does", None),
-        ("/** {@inheritDoc} */", None),
-        ("# short one", None),
-        ("/** 1 2 3 4 5 6 7 8 9 10 11 */", None),
-        ("/** Возвращает сумму двух чисел здесь */", None),
-        ("/** Says " + "very " * 100 + "much. */", None),
-        ("/**\n * Says a &lt;b&gt;\n * in two lines.\n * <p>\n * no */", "Says a <b> in two lines."),
-    ],
+def rows(store: ExampleStore) -> list[Row]:
+    return [Row(store, index) for index in range(len(store))]
+
+
+def answers(of: list[Row]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in of:
+        for positive in row.positives:
+            found.setdefault(row.query, {row.query}).add(positive)
+            if row.symmetric:
+                found.setdefault(positive, {positive}).add(row.query)
+    return found
+
+
+def mined(store: ExampleStore, output: Path, model: Embedder, **options: Any) -> list[Row]:
+    mine(store, output, model=model, options=MiningOptions(**options))
+    return rows(ExampleStore.open(output))
+
+
+# ---- the search ----
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    q=st.integers(1, 5),
+    count=st.integers(1, 20),
+    block=st.integers(1, 17),
+    seed=st.integers(0, 9),
+    ivf=st.booleans(),
 )
-def test_what_says_nothing_is_no_description(mine: ModuleType, comment: str, said: str | None) -> None:
-    assert mine.functions.describe(comment) == said
+def test_search_finds_what_brute_force_finds(n: int, q: int, count: int, block: int, seed: int, ivf: bool) -> None:
+    drawn = np.random.default_rng(seed)
+    vectors, queries = drawn.normal(size=(n, 8)).astype(np.float16), drawn.normal(size=(q, 8)).astype(np.float32)
+    pool = np.flatnonzero(drawn.random(n) < 0.7)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vector_search, "BLOCK_ROWS", block)
+        plan = Ivf(vectors, pool, probes=n) if ivf and len(pool) else Exact(pool)
+        scores, found = nearest(queries, vectors, plan, count=count)
+    brute = queries @ vectors[pool].astype(np.float32).T
+    order = np.argsort(-brute, axis=1, kind="stable")[:, :count]
+    missing = count - order.shape[1]
+    np.testing.assert_allclose(scores[:, : order.shape[1]], np.take_along_axis(brute, order, 1), atol=1e-5)
+    np.testing.assert_array_equal(found, np.pad(pool[order], ((0, 0), (0, missing)), constant_values=NOTHING))
+    assert np.isneginf(scores[:, order.shape[1] :]).all()
 
 
-@pytest.mark.parametrize(
-    ("licences", "name"),
-    [
-        ({"*": "Expat", "debian/*": "GPL-3+"}, "Expat"),
-        ({"*": "GPL-2 or MIT"}, "GPL-2 or MIT"),
-        ({"*": "Apache-2.0", "a.c": "BSD-3-clause and Expat"}, "Apache-2.0"),
-        ({"*": "Expat", "vendor/*": "LGPL-2.1+"}, None),
-        ({"*": "Expat and GPL-2"}, None),
-        ({"*": "Proprietary"}, None),
-        ({}, None),
-    ],
-)
-def test_every_part_must_be_under_a_permissive_licence(
-    mine: ModuleType, licences: dict[str, str], name: str | None
+def test_ivf_finds_nearly_all_in_clustered_data_by_looking_at_little() -> None:
+    drawn = np.random.default_rng(1)
+    centres = drawn.normal(size=(60, 24))
+    vectors = (centres[drawn.integers(0, 60, 6000)] + 0.3 * drawn.normal(size=(6000, 24))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries, everything = vectors[:200] + 0.02 * drawn.normal(size=(200, 24)).astype(np.float32), np.arange(6000)
+    _, exact = nearest(queries, vectors, Exact(everything), count=10)
+    ivf = Ivf(vectors, everything, lists=80, probes=6)
+    _, found = nearest(queries, vectors, ivf, count=10)
+    recall = np.mean([np.isin(exact[i], found[i]).mean() for i in range(200)])
+    assert recall > 0.95
+    asked = torch.from_numpy(queries)
+    assert sum(len(places) * len(members) for places, members in ivf.parts(asked)) < 0.25 * 200 * 6000
+    again = nearest(queries, vectors, Ivf(vectors, everything, lists=80, probes=6), count=10)[1]
+    np.testing.assert_array_equal(again, found)
+
+
+# ---- what is picked ----
+
+
+@pytest.mark.parametrize("search", ["exact", "ivf"])
+def test_all_that_is_no_answer_can_be_mined_and_nothing_else(
+    store: ExampleStore, tmp_path: Path, model: Embedder, search: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paragraphs = [f"Files: {files}\nCopyright: 2020 X\nLicense: {one}\n its text" for files, one in licences.items()]
-    assert mine.licence("Format: machine-readable\n\n" + "\n\n".join(paragraphs) + "\n") == name
-
-
-def test_a_package_gives_its_functions_but_not_those_of_tests_and_copies(mine: ModuleType, tmp_path: Path) -> None:
-    if shutil.which("dpkg-deb") is None:
-        pytest.skip("needs dpkg-deb")
-    root = tmp_path / "root"
-    for path in ("a/sum.go", "a/sum_test.go", "a/vendor/b/sum.go"):
-        target = root / "usr/share/gocode/src" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(SOURCES["go"].replace("quickly", path))
-    (root / "DEBIAN").mkdir()
-    (root / "DEBIAN/control").write_text(
-        "Package: golang-a-dev\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: a\n"
-    )
-    said = root / "usr/share/doc/golang-a-dev/copyright"
-    said.parent.mkdir(parents=True)
-    said.write_text("Format: x\n\nFiles: *\nCopyright: X\nLicense: Expat\n")
-    package = tmp_path / "golang-a-dev_1_all.deb"
-    subprocess.run(["dpkg-deb", "--build", root, package], check=True, capture_output=True)
-    (row,) = mine.mine("go", package, "golang-a-dev")
-    assert (row["doc"], row["lang"], row["pkg"], row["lic"]) == (
-        "Sum returns the sum of a and b, a/sum.go.", "go", "golang-a-dev", "Expat",
-    )  # fmt: skip
-    order = random.Random(0)
-    assert len(list(mine.functions.of_folder(root, "go", order=order))) == 1
+    monkeypatch.setattr(mining, "BLOCK_EXAMPLES", 7)
+    before = rows(store)
+    pools = {kind: {t for r in before if r.symmetric == kind for t in r.positives + r.negatives} for kind in (0, 1)}
+    after = mined(store, tmp_path / "out", model, margin=-2, negatives=100, search=search, **{"probes": 99} if search == "ivf" else {})  # fmt: skip  # noqa: E501
+    known = answers(before)
+    assert [(r.query, r.positives, r.task, r.symmetric) for r in after] == [
+        (r.query, r.positives, r.task, r.symmetric) for r in before
+    ]
+    for row in after:
+        assert set(row.negatives) == pools[row.symmetric] - known[row.query]
+        scores = row.expected_scores(model, row.negatives)
+        assert (np.diff(scores) < 1e-3).all(), "the hardest first"
+        assert row.scores is None
+    assert "an animal that barks" not in next(r for r in after if r.query == "what is a dog").negatives
 
 
 @pytest.mark.parametrize(
-    "name", ["golang-github-go-git-go-git-dev", "libcommons-collections4-java", "python3-matplotlib"]
+    "filters",
+    [{}, {"margin": 0.02}, {"percentile": 0.9}, {"max_score": 0.6}, {"margin": 0.01, "max_score": 0.7}],
+    ids=str,
 )
-def test_what_is_measured_on_is_held_out(mine: ModuleType, name: str) -> None:
-    archive = type(
-        "Archive", (), {"packages": lambda _: [{"Package": name, "Size": "1"}, {"Package": "ruby-a", "Size": "1"}]}
-    )
-    found = mine.projects(archive())
-    assert [names for names in found.values() if names] == [["ruby-a"]]
+def test_filters_hold_for_every_negative_and_leave_out_no_other(
+    store: ExampleStore, tmp_path: Path, model: Embedder, filters: dict[str, float]
+) -> None:
+    everything = mined(store, tmp_path / "all", model, margin=-2, negatives=100)
+    after = mined(store, tmp_path / "out", model, negatives=100, **filters)
+    filters = filters or {"margin": 0.05}
+    refused = 0
+    for row, whole in zip(after, everything, strict=True):
+        lowest = row.expected_scores(model, row.positives).min()
+        limit = min(
+            lowest - filters.get("margin", -9),
+            lowest * filters["percentile"] if "percentile" in filters else 9,
+            filters.get("max_score", 9),
+        )
+        scores = row.expected_scores(model, whole.negatives)
+        for text, score in zip(whole.negatives, scores, strict=True):
+            if abs(score - limit) > 2e-3:  # vectors lie on disk in half precision
+                assert (text in row.negatives) == (score < limit)
+                refused += score > limit
+    assert refused
+
+
+def test_a_share_of_a_negative_score_lets_nothing_above_the_positive_through() -> None:
+    assert MiningOptions(percentile=0.5).limit(-0.4) == -0.4
+    assert MiningOptions(percentile=0.5).limit(0.4) == 0.2
+
+
+def test_top_and_skip_top_count_what_is_no_answer(store: ExampleStore, tmp_path: Path, model: Embedder) -> None:
+    whole = mined(store, tmp_path / "a", model, margin=-2, negatives=100)
+    part = mined(store, tmp_path / "b", model, margin=-2, negatives=3, top=4, skip_top=2)
+    short = mined(store, tmp_path / "c", model, margin=-2, negatives=3)
+    assert [row.negatives for row in part] == [row.negatives[2:4] for row in whole]
+    assert [row.negatives for row in short] == [row.negatives[:3] for row in whole]
+
+
+def test_other_tasks_stay_as_they_are(store: ExampleStore, tmp_path: Path, model: Embedder) -> None:
+    after = mined(store, tmp_path / "out", model, margin=-2, negatives=2, tasks=("plain",))
+    for old, new in zip(rows(store), after, strict=True):
+        if old.task == "pairs":
+            assert (new.negatives, new.scores) == (old.negatives, old.scores)
+        else:
+            assert len(new.negatives) == 2
+
+
+def test_append_keeps_what_is_there(store: ExampleStore, tmp_path: Path, model: Embedder) -> None:
+    after = mined(store, tmp_path / "out", model, margin=-2, negatives=2, append=True)
+    for old, new in zip(rows(store), after, strict=True):
+        assert new.negatives[: len(old.negatives)] == old.negatives
+        assert len(set(new.negatives)) == len(old.negatives) + 2
+
+
+def test_a_teacher_scores_positives_and_negatives(
+    store: ExampleStore, tmp_path: Path, model: Embedder, make_checkpoint: Callable[..., Path]
+) -> None:
+    teacher = Embedder.load(str(make_checkpoint(seed=5, width=32)), precision="fp32", device="cpu")
+    about = mine(store, tmp_path / "out", model=model, teacher=teacher, options=MiningOptions(margin=-2, negatives=3))
+    for row in rows(ExampleStore.open(tmp_path / "out")):
+        expected = row.expected_scores(teacher, row.positives + row.negatives)
+        np.testing.assert_allclose(row.scores, expected, atol=3e-3)
+    assert about["options"]["teacher_fingerprint"] == teacher.fingerprint
+
+
+def test_the_new_store_has_the_tokens_of_the_old(store: ExampleStore, tmp_path: Path, model: Embedder) -> None:
+    mine(store, tmp_path / "out", model=model, options=ALL)
+    new = ExampleStore.open(tmp_path / "out")
+    of_old = {store.text(i): store.token_ids(i) for i in range(store.text_count)}
+    assert all(new.token_ids(i) == of_old[new.text(i)] for i in range(new.text_count))
+    assert (new.tokenizer_digest, new.max_tokens) == (store.tokenizer_digest, store.max_tokens)
+    assert new.about["sources"] == [{"file": "store", "sha256": store.digest}]
+    assert new.about["mined"]["negatives"] == sum(len(row.negatives) for row in rows(new))
+
+
+# ---- going on after an interrupt ----
+
+
+class Counting:
+    """A model that counts what it embeds, and is interrupted before its `last`-th call."""
+
+    def __init__(self, model: Embedder, last: int | None = None) -> None:
+        self._model, self._left, self.texts = model, last, list[tuple[str, str]]()
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def embed(self, texts: list[str], role: str, **options: Any) -> Any:
+        if self.calls == self._left:
+            raise KeyboardInterrupt
+        self.calls += 1
+        self.texts += [(role, text) for text in texts]
+        return self._model.embed(texts, role, **options)
+
+
+@pytest.mark.parametrize("last", [1, 4, 6], ids=["among queries", "between queries and documents", "among documents"])
+def test_an_interrupted_run_embeds_only_what_is_missing(
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    monkeypatch.setattr(vector_files, "BLOCK_TEXTS", 8)
+    output = tmp_path / "out"
+    whole, first, second = Counting(model), Counting(model, last=last), Counting(model)
+    mine(store, tmp_path / "whole", model=whole, options=ALL)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        mine(store, output, model=first, options=ALL)  # type: ignore[arg-type]
+    assert not output.exists()
+    assert work_folder(output).is_dir()
+    mine(store, output, model=second, options=ALL)  # type: ignore[arg-type]
+    assert (first.calls, second.calls) == (last, whole.calls - last)
+    assert sorted(first.texts + second.texts) == sorted(whole.texts)
+    assert not work_folder(output).exists()
+    assert ExampleStore.open(output).digest == ExampleStore.open(tmp_path / "whole").digest
+
+
+def test_an_interrupted_run_searches_only_what_is_missing(
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched, search = list[list[int]](), mining.nearest
+
+    def run(output: str, *, searches: int | None = None) -> list[list[int]]:
+        """How many queries each search had; the run is interrupted before the one after `searches`."""
+        searched.append([])
+        monkeypatch.setattr(mining, "nearest", lambda *args, **options: counted(searches, *args, **options))
+        mine(store, tmp_path / output, model=model, options=ALL)
+        return searched[-1]
+
+    def counted(searches: int | None, queries: np.ndarray, *args: Any, **options: Any) -> Any:
+        if len(searched[-1]) == searches:
+            raise KeyboardInterrupt
+        searched[-1].append(len(queries))
+        return search(queries, *args, **options)
+
+    monkeypatch.setattr(mining, "BLOCK_EXAMPLES", 4)
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("out", searches=3)
+    assert searched[-1] + run("out") == whole
+    assert ExampleStore.open(tmp_path / "out").digest == ExampleStore.open(tmp_path / "whole").digest
+
+
+def test_other_options_find_no_negatives_of_an_interrupted_run(
+    store: ExampleStore, tmp_path: Path, model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mining, "new_store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        mine(store, tmp_path / "out", model=model, options=ALL)
+    monkeypatch.undo()
+    found = mined(store, tmp_path / "out", model, max_score=-1.0)
+    assert not any(row.negatives for row in found)
+
+
+def interrupted(*_args: Any, **_options: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_another_model_role_length_or_store_shares_no_vectors(
+    store: ExampleStore, tmp_path: Path, model: Embedder, make_checkpoint: Callable[..., Path]
+) -> None:
+    other = Embedder.load(str(make_checkpoint(seed=3)), precision="fp32", device="cpu")
+    ids = np.arange(5)
+    for reader, role in (
+        (Reader(model=model, max_tokens=32), "query"),
+        (Reader(model=model, max_tokens=32), "document"),
+        (Reader(model=model, max_tokens=4), "query"),
+        (Reader(model=other, max_tokens=32), "query"),
+    ):
+        found = embed_texts(store, ids, reader=reader, role=role, folder=tmp_path)  # type: ignore[arg-type]
+        texts = [store.text(i) for i in range(5)]
+        expected = reader.model.embed(texts, role, max_tokens=reader.max_tokens, truncate="end")  # type: ignore[arg-type]
+        np.testing.assert_allclose(found.take(ids[::-1]), expected[::-1], atol=1e-3)
+
+
+# ---- errors ----
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"top": 0}, "top is 0"),
+        ({"skip_top": 100}, "skip_top is 100"),
+        ({"negatives": 0}, "negatives is 0"),
+        ({"percentile": 1.5}, "percentile is 1.5"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"probes": 3}, "no probes"),
+        ({"search": "ivf", "lists": 0}, "lists is 0"),
+        ({"max_tokens": 9999999}, "max_tokens is 9999999"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused_before_any_work(
+    store: ExampleStore, tmp_path: Path, model: Embedder, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(OptionError, match=told):
+        mine(store, tmp_path / "out", model=model, options=MiningOptions(**options))
+    assert not work_folder(tmp_path / "out").exists()
+
+
+def test_an_unknown_task_and_a_store_in_the_way_are_named(store: ExampleStore, tmp_path: Path, model: Embedder) -> None:
+    with pytest.raises(ExamplesError, match=r"no task 'pears' \(its tasks: 'plain', 'pairs'\)"):
+        mine(store, tmp_path / "out", model=model, options=MiningOptions(tasks=("pears",)))
+    with pytest.raises(OptionError, match="is the store that is read"):
+        mine(store, store.folder, model=model, options=ALL, overwrite=True)
+    mine(store, tmp_path / "out", model=model, options=ALL)
+    with pytest.raises(ExamplesError, match="exists"):
+        mine(store, tmp_path / "out", model=model, options=ALL)
