@@ -1,6 +1,5 @@
 """Mines documented functions in six languages from Debian's packages, of many projects a few each.
 
-    python -m pip install tree-sitter tree-sitter-{go,java,javascript,php,ruby}
     python recipes/nano/mine.py --work W           # W/mined/{go,java,javascript,php,python,ruby}.jsonl.gz
 
 Needs apt-get, dpkg-source and Debian's package archive; changes nothing of the system's own package lists. Packages
@@ -64,11 +63,13 @@ def projects(archive: "Archive") -> dict[str, list[str]]:
     """language -> names of packages, or of source packages, in a fixed random order."""
     found: dict[str, set[str]] = {language: set() for language in PACKAGES}
     for fields in archive.packages():
+        name = fields["Package"]
+        source = fields.get("Source", name).split()[0]
+        if HELD_OUT.search(name) or HELD_OUT.search(source) or int(fields["Size"]) >= LARGEST_BYTES:
+            continue
         for language, pattern in PACKAGES.items():
-            source = fields.get("Source", fields["Package"]).split()[0]
-            held_out = HELD_OUT.search(fields["Package"]) or HELD_OUT.search(source)
-            if re.fullmatch(pattern, fields["Package"]) and not held_out and int(fields["Size"]) < LARGEST_BYTES:
-                found[language].add(source if language in SOURCES else fields["Package"])
+            if re.fullmatch(pattern, name):
+                found[language].add(source if language in SOURCES else name)
     return {language: random.Random(0).sample(sorted(names), len(names)) for language, names in found.items()}
 
 

@@ -73,9 +73,9 @@ class Batches:
 
     def of(self, step: int) -> StepBatch:
         """The batch of a step, counted from 0."""
-        drawn = [(self._mixture.stores[s], s, index, before) for s, index, before in self._sampler.batch(step)]
-        picked = [(store, s, index, store.example(index)) for store, s, index, _ in drawn]
-        turns = [(s, example, before) for (_, s, _, example), (*_, before) in zip(picked, drawn, strict=True)]
+        drawn = self._sampler.batch(step)
+        examples = [self._mixture.stores[s].example(index) for s, index, _ in drawn]
+        turns = [(s, example, before) for (s, _, before), example in zip(drawn, examples, strict=True)]
         queries = [(s, example.query) for s, example, _ in turns]
         positives = [(s, example.positives[before % len(example.positives)]) for s, example, before in turns]
         negatives = [
@@ -83,7 +83,7 @@ class Batches:
             for s, example, before in turns
             for text_id in negatives_for(example, count=self._recipe.contrast.negatives, before=before)
         ]
-        roles = [document_role(example) for _, example, _ in turns]
+        roles = [document_role(example) for example in examples]
         sequences = [self._sequence(s, text_id, "query") for s, text_id in queries]
         sequences += [self._sequence(s, text_id, role) for (s, text_id), role in zip(positives, roles, strict=True)]
         sequences += [
@@ -98,7 +98,7 @@ class Batches:
             pairing=Pairing.of(
                 list(range(len(queries))),
                 [self._mixture.stores[s].key(text_id) for s, text_id in documents],
-                _known(picked),
+                _known([(self._mixture.stores[s], index) for s, index, _ in drawn], examples),
             ),
             lesson=self._lesson(texts, step),
         )
@@ -125,11 +125,11 @@ def document_role(example: Example) -> Role:
     return "query" if example.symmetric else "document"
 
 
-def _known(picked: Sequence[tuple[ExampleStore, int, int, Example]]) -> list[list[int]]:
+def _known(drawn: Sequence[tuple[ExampleStore, int]], examples: Sequence[Example]) -> list[list[int]]:
     """For each query what answers it in any example of its store, and of another store that the batch has it from too;
     and the query itself, which symmetric tasks have among the documents."""
     answers: dict[int, dict[int, None]] = {}
-    for store, _, index, example in picked:
-        query = store.key(example.query)
+    queries = [store.key(example.query) for (store, _), example in zip(drawn, examples, strict=True)]
+    for (store, index), query in zip(drawn, queries, strict=True):
         answers.setdefault(query, {query: None}).update(dict.fromkeys(store.known_positives(index)))
-    return [list(answers[store.key(example.query)]) for store, _, _, example in picked]
+    return [list(answers[query]) for query in queries]

@@ -57,7 +57,7 @@ def save(folder: Path, state: Mapping[str, Tensor], *, facts: Facts) -> Path:
     path = folder / f"step-{facts.step:08d}.safetensors"
     metadata = {"facts": json.dumps({"step": facts.step, "processes": facts.processes})}
     with whole_file(path, durable=True) as unfinished:
-        save_tensors(dict(state), unfinished, metadata=metadata)
+        save_tensors(state, unfinished, metadata=metadata)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
     return path

@@ -115,8 +115,9 @@ def open_session(
     """
     with world() as here, ExitStack() as settings:
         chosen = _device(device, here)
-        settings.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(threads or torch.get_num_threads())
+        if threads:
+            settings.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
         exact = _precision(precision, recipe, chosen)
         computed = settings.enter_context(products(exact, chosen))
         moving = recipe.tune != "bitfit"

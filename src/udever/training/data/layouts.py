@@ -260,14 +260,9 @@ def _passages(row: Row, name: str, *, optional: bool = False) -> tuple[str, ...]
 
 
 def _scores(row: Row, value: Any, count: int) -> tuple[float, ...]:
-    numbers = (
-        [None if isinstance(score, bool) else as_number(score) for score in value]
-        if isinstance(value, list)
-        else [None]
-    )
-    if None in numbers:
+    if not isinstance(value, list) or any(isinstance(score, bool) or as_number(score) is None for score in value):
         raise complaint(row, "the scores are no list of numbers", hint="one number a text")
-    if not all(number is not None and math.isfinite(number) for number in numbers):
+    if not all(math.isfinite(float(score)) for score in value):
         raise complaint(row, "a score is not finite", hint="one number a text")
     if len(value) != count:
         raise complaint(row, f"{len(value)} scores for {count} texts", hint="one number a text")

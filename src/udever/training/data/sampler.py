@@ -94,7 +94,7 @@ class Sampler:
         """(store, example, how often it was drawn before) of each of the `batch_size` examples of a step, counted from
         0. Draws that an epoch leaves out because they fill no batch count as well.
         """
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, place = self.epoch_of(step), step % self.steps_per_epoch
         shuffled = self._epoch(epoch)
         number = int(shuffled.groups[place])
         group, first = self._groups[number], int(shuffled.batches[place]) * self._batch_size
