@@ -52,7 +52,7 @@ class InputChoice:
         ),
     ] = ()
     skip_empty: Annotated[
-        bool, Parameter(negative=(), show_default=False, help="Leave out texts without a visible character.")
+        bool, Parameter(negative=(), show_default=False, help="Leave out nulls and texts without a visible character.")
     ] = False
 
     def read_options(self) -> ReadOptions:
