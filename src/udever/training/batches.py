@@ -8,6 +8,10 @@ Does not know: models, losses or files.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from typing import Any
+
+import numpy as np
 
 from udever.tokenizer import Role
 from udever.training.contrastive import Pairing
@@ -35,6 +39,20 @@ class StepBatch:
     def tokens(self) -> int:
         """Of all sequences."""
         return sum(map(len, self.sequences))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For the way between processes: arrays, as tens of thousands of Python's numbers take a GPU's time to read."""
+        return self.__dict__ | {
+            "sequences": np.fromiter(chain.from_iterable(self.sequences), np.int32, count=self.tokens),
+            "lengths": list(map(len, self.sequences)),
+            "texts": np.array(self.texts),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        flat, ends = state["sequences"].tolist(), list(accumulate(state.pop("lengths"), initial=0))
+        state["sequences"] = [flat[first:end] for first, end in pairwise(ends)]
+        state["texts"] = list(map(tuple, state["texts"].tolist()))
+        self.__dict__.update(state)
 
 
 class Batches:

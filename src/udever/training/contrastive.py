@@ -76,12 +76,13 @@ def contrastive_loss(
     positive_B = torch.from_numpy(pairing.positive).to(queries_BH.device)
     sizes = (queries_BH.shape[1], *contrast.prefixes)
     losses, accuracy = [], queries_BH.new_zeros(())
+    excluded = _excluded(pairing, shape=(len(queries_BH), len(documents_MH)), device=queries_BH.device)
     for size in sizes:
         scores_BM = cosines(queries_BH[:, :size], documents_MH[:, :size]) / contrast.temperature
-        scores_BM = _without(scores_BM, pairing)
+        scores_BM = scores_BM if excluded is None else scores_BM.masked_fill(excluded, -torch.inf)
         losses.append(F.cross_entropy(scores_BM, positive_B))
         if contrast.both_ways:
-            asked_BB = scores_BM[:, positive_B].T
+            asked_BB = scores_BM.index_select(1, positive_B).T
             losses.append(F.cross_entropy(asked_BB, torch.arange(len(asked_BB), device=asked_BB.device)))
         if size == sizes[0]:
             accuracy = (scores_BM.detach().argmax(1) == positive_B).double().mean()
@@ -93,10 +94,11 @@ def cosines(a_BH: Tensor, b_MH: Tensor) -> Tensor:
     return F.normalize(a_BH, dim=1) @ F.normalize(b_MH, dim=1).T
 
 
-def _without(scores_BM: Tensor, pairing: Pairing) -> Tensor:
+def _excluded(pairing: Pairing, *, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+    """Where [B, M] no negative stands; None: nowhere."""
     if not len(pairing.excluded):
-        return scores_BM
-    rows, columns = torch.from_numpy(pairing.excluded).to(scores_BM.device).unbind(1)
-    mask = torch.zeros_like(scores_BM, dtype=torch.bool)
+        return None
+    rows, columns = torch.from_numpy(pairing.excluded).to(device).unbind(1)
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
     mask[rows, columns] = True
-    return scores_BM.masked_fill(mask, -torch.inf)
+    return mask

@@ -38,6 +38,8 @@ class World:
 
     def shares(self, lengths: Sequence[int]) -> list[list[int]]:
         """For each rank the sequences that it embeds: dealt out from the longest, so all have like work."""
+        if self.size == 1:
+            return [list(range(len(lengths)))]
         order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
         return [order[rank :: self.size] for rank in range(self.size)]
 

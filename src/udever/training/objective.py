@@ -17,7 +17,8 @@ from udever.training.contrastive import Contrast, contrastive_loss
 from udever.training.distill import distill_loss
 from udever.training.recipe import ContrastPart, Recipe
 
-Watched = dict[str, float]
+Watched = dict[str, Tensor]
+"""Scalars, on the device still: reading one there would wait for all that goes before it."""
 
 
 class Objective(Protocol):
@@ -34,7 +35,7 @@ def contrastive(part: ContrastPart) -> Objective:
     def objective(embeddings: Tensor, batch: StepBatch) -> tuple[Tensor, Watched]:
         queries, documents = embeddings[: batch.queries], embeddings[batch.queries :]
         loss, accuracy = contrastive_loss(queries, documents, pairing=batch.pairing, contrast=contrast)
-        return loss, {"accuracy": accuracy.item()}
+        return loss, {"accuracy": accuracy}
 
     return objective
 

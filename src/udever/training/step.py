@@ -24,7 +24,7 @@ from udever.training.bitfit import unfreeze
 from udever.training.distributed import World
 from udever.training.gradcache import accumulate
 from udever.training.memory import MemoryPlan, plan_memory
-from udever.training.objective import Objective
+from udever.training.objective import Objective, Watched
 from udever.training.recipe import OptimizerPart, Recipe
 from udever.training.sharding import full, shard, whole
 
@@ -114,7 +114,7 @@ class Trainer:
         return StepReport(
             step=number + 1,
             loss=loss.item(),
-            watched=watched,
+            watched={name: value.item() for name, value in watched.items()},
             learning_rate=self.recipe.optimizer.learning_rate * factor,
             gradient_norm=norm,
             tokens=batch.tokens,
@@ -122,10 +122,10 @@ class Trainer:
             seconds=time.monotonic() - began,
         )
 
-    def gradient(self, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
+    def gradient(self, batch: StepBatch) -> tuple[Tensor, Watched]:
         """The loss, what to watch, and in the parameters' `.grad` the gradient over all processes."""
 
-        def loss_of(embeddings: Tensor) -> tuple[Tensor, dict[str, float]]:
+        def loss_of(embeddings: Tensor) -> tuple[Tensor, Watched]:
             return self._objective(embeddings, batch)
 
         loss, watched = accumulate(
