@@ -37,6 +37,8 @@ class Example(NamedTuple):
     document: bool = False
     """True for code and passages, which are read mostly as documents."""
     partner: str = ""
+    project: str = ""
+    """Whose function it is, where that is known."""
 
 
 def rows(path: Path) -> Iterator[dict[str, str]]:
@@ -144,7 +146,7 @@ def _both(one: str, other: str, lang: str, *, targets: tuple[str, str] | None = 
 def _code(code: Path) -> Iterator[Example]:
     for lang in CODE_LANGUAGES:
         for row in jsonl(code / f"{lang}.jsonl.gz"):
-            yield from _described(row["doc"], row["code"], lang)
+            yield from _described(row["doc"], row["code"], lang, project=row["pkg"])
             if len(row["doc"]) % 2:  # half of them also as an index entry of their library: signature and description
                 entry = row["code"].strip().split("\n", 1)[0][:200] + "\n" + row["doc"]
                 yield Example(entry, query(row["doc"]), "code", lang, document=True)
@@ -164,14 +166,14 @@ def _mined(folder: Path) -> Iterator[Example]:
     for lang in CODE_LANGUAGES:
         if (path := folder / f"{lang}.jsonl.gz").exists():
             for row in jsonl(path):
-                yield from _described(row["doc"], row["code"], lang, group="mined")
+                yield from _described(row["doc"], row["code"], lang, group="mined", project=row["pkg"])
 
 
-def _described(description: str, code: str, lang: str, *, group: str = "code") -> Iterator[Example]:
+def _described(description: str, code: str, lang: str, *, group: str = "code", project: str = "") -> Iterator[Example]:
     if len(description) < 8 or len(code) < 8:
         return
     yield Example(description, query(description), group, lang)
-    yield Example(code, passage(code), group, lang, document=True, partner=query(description))
+    yield Example(code, passage(code), group, lang, document=True, partner=query(description), project=project)
 
 
 def _text(train: Path) -> Iterator[Example]:

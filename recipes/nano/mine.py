@@ -65,7 +65,9 @@ def projects(archive: "Archive") -> dict[str, list[str]]:
     for fields in archive.packages():
         name = fields["Package"]
         source = fields.get("Source", name).split()[0]
-        if HELD_OUT.search(name) or HELD_OUT.search(source) or int(fields["Size"]) >= LARGEST_BYTES:
+        if HELD_OUT.search(name) or HELD_OUT.search(source):
+            continue
+        if int(fields.get("Size", LARGEST_BYTES)) >= LARGEST_BYTES:  # what is installed and in no archive has no size
             continue
         for language, pattern in PACKAGES.items():
             if re.fullmatch(pattern, name):

@@ -1,6 +1,6 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
-    python recipes/nano/pairs.py pairs   --data D --work W   # W/{pairs,passages,code,sts,mined}.jsonl
+    python recipes/nano/pairs.py pairs   --data D --work W   # W/{pairs,passages,code,sts,mined,varied,projects}.jsonl
     python recipes/nano/pairs.py unread  --data D --work W      # W/targets.json: what teacher.py has not read of them
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
@@ -12,13 +12,15 @@ Does not know: how the stores are made or trained on.
 import argparse
 import json
 import random
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import teacher
-from data import MAX_CHARS, Example, examples, rows, sts_pairs
+import vary
+from data import MAX_CHARS, Example, examples, passage, query, rows, sts_pairs
 from tokenizer import language
 from train import targets as unit_targets
 
@@ -28,8 +30,14 @@ from udever.training.data.examples import ExampleStore
 CAP = {"wide": 8000, "tatoeba": 30_000, "ui": 3000, "debian": 12_000, "sts": 8000, "lexicon": 5000, "code": 40_000}
 CAP |= {"mined": 80_000}
 """Pairs of a group and language at most."""
-STORES = ("pairs", "passages", "code", "sts", "mined")
+STORES = ("pairs", "passages", "code", "sts", "mined", "varied")
+"""Those whose texts learn the teacher's vectors, in the recipes' order."""
+PROJECT_PAIRS = 128
+"""Of a project at least, so that a batch can be of one: searching one project's functions is what `code` is for."""
 FUNCTIONS = ("code", "mined")
+SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|[。！？।]|$)\s*", re.DOTALL)
+SHORTEST_SENTENCES, SHORTEST_CHARS = 3, 25
+"""Of a text that a sentence is taken out of, and of the sentence."""
 PASSAGES = {"qa_pairs.tsv.gz": ("question", "passage"), "text_en_debian_descriptions.tsv.gz": ("title", "body")}
 
 
@@ -42,18 +50,32 @@ def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
         found = [pair for e in members if (pair := _row(e, group))]
         random.Random(0).shuffle(found)
         store = group if group in FUNCTIONS else "pairs"
-        for query, positive in found[: CAP.get(group, 20_000)]:
-            yield store, _pair(query, positive, f"code-{lang}" if group in FUNCTIONS else "bitext")
+        for pair in found[: CAP.get(group, 20_000)]:
+            yield store, _pair(*pair, f"code-{lang}" if group in FUNCTIONS else "bitext")
 
 
 def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
-    """Questions with their passages, titles with their texts; none that the dev set holds."""
+    """Questions with their passages, titles with their texts, a sentence with the text around it; none that the dev set
+    holds.
+    """
     kept = {e.text for e in pool}
-    for name, (query, positive) in PASSAGES.items():
+    dice = random.Random(0)
+    for name, columns in PASSAGES.items():
         for row in rows(data / "train" / name):
-            cut = [row[column].strip()[:MAX_CHARS] for column in (query, positive)]
+            cut = [row[column].strip()[:MAX_CHARS] for column in columns]
             if kept.issuperset(cut):
                 yield _pair(*cut, "passages")
+                if around := _around(cut[1], dice):
+                    yield _pair(*around, "passages")
+
+
+def _around(passage: str, dice: random.Random) -> tuple[str, str] | None:
+    """A sentence and the rest of its text (the inverse cloze task, arXiv 1906.00300)."""
+    sentences = SENTENCE.findall(passage)
+    place = dice.randrange(len(sentences)) if len(sentences) >= SHORTEST_SENTENCES else None
+    if place is None or len(sentences[place]) < SHORTEST_CHARS:
+        return None
+    return sentences[place].strip(), "".join([*sentences[:place], *sentences[place + 1 :]]).strip()
 
 
 def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
@@ -65,8 +87,19 @@ def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
             yield _pair(*cut, "sts")
 
 
-def _pair(query: str, positive: str, task: str) -> dict[str, object]:
-    return {"query": query, "pos": [positive], "neg": [], "task": task}
+def projects(pool: list[Example]) -> Iterator[dict[str, object]]:
+    """Descriptions and their functions once more, project by project."""
+    members: dict[str, list[Example]] = defaultdict(list)
+    for e in pool:
+        if e.project and e.partner:
+            members[f"{e.lang} {e.project}"].append(e)
+    for name, found in sorted(members.items()):
+        if len(found) >= PROJECT_PAIRS:
+            yield from (_pair(*pair, name) for e in found if (pair := _row(e, e.group)))
+
+
+def _pair(one: str, other: str, task: str) -> dict[str, object]:
+    return {"query": one, "pos": [other], "neg": [], "task": task}
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:
@@ -79,10 +112,12 @@ def _row(e: Example, group: str) -> tuple[str, str] | None:
 def write_pairs(data: Path, work: Path) -> None:
     """One file a store."""
     pool = list(examples(data, mined=work / "mined"))
-    files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in STORES}
+    files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in (*STORES, "projects")}
     for store, row in pairs(pool):
         files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
-    for store, found in (("passages", passages(data, pool)), ("sts", sts(data, pool))):
+    made = {"passages": passages(data, pool), "sts": sts(data, pool)}
+    made |= {"varied": vary.rows(pool), "projects": projects(pool)}
+    for store, found in made.items():
         for row in found:
             files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
     for file in files.values():
@@ -97,8 +132,8 @@ def add_unread(data: Path, work: Path) -> None:
     for name in STORES:
         store = ExampleStore.open(work / "stores" / name)
         held.update(store.text(text_id) for text_id in range(store.text_count))
-    pool = (e for e in examples(data, mined=work / "mined") if e.text in held)
-    unread = dict.fromkeys(e.partner or e.target for e in pool if known.isdisjoint((e.target, e.partner)))
+    wanted = (aims for text, aims in _aims(data, work) if text in held)
+    unread = dict.fromkeys(aims[-1] for aims in wanted if known.isdisjoint(aims))
     with whole_file(listing) as path:
         path.write_text(json.dumps([*listed, *unread], ensure_ascii=False))
     print(f"{len(unread):,} more texts for the teacher")
@@ -108,10 +143,10 @@ def write_targets(data: Path, work: Path) -> None:
     """`vectors.npy` and a row for each text of each store, as `[distill] targets` wants them."""
     index, _ = teacher.cached(work)
     row_of: dict[str, int] = {}
-    for e in examples(data, mined=work / "mined"):
-        for target in (e.target, e.partner):
-            if target in index:
-                row_of.setdefault(e.text, index[target])
+    for text, aims in _aims(data, work):
+        for aim in aims:
+            if aim in index:
+                row_of.setdefault(text, index[aim])
     folder = work / "stores" / "targets"
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "vectors.npy", unit_targets(work, 1.0).numpy().astype(np.float16))
@@ -120,6 +155,17 @@ def write_targets(data: Path, work: Path) -> None:
         found = np.array([row_of.get(store.text(text_id), -1) for text_id in range(store.text_count)])
         np.save(folder / f"rows-{number}.npy", found)
         print(f"{name}: {np.mean(found >= 0):.1%} of {len(found):,} texts have a vector")
+
+
+def _aims(data: Path, work: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """A text, and what the teacher may read for it: the first that it has read counts; if none, it reads the last."""
+    for e in examples(data, mined=work / "mined"):
+        yield e.text, (e.target, e.partner) if e.partner else (e.target,)
+    for store, of_positive in (("passages", passage), ("varied", query)):  # what was made of those
+        with (work / f"{store}.jsonl").open(encoding="utf8") as file:
+            for row in map(json.loads, file):
+                yield row["query"], (query(row["query"]),)
+                yield row["pos"][0], (of_positive(row["pos"][0]),)
 
 
 STEPS = {"pairs": write_pairs, "unread": add_unread, "targets": write_targets}

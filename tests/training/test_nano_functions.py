@@ -203,3 +203,8 @@ def test_what_is_measured_on_is_held_out(mine: ModuleType, name: str) -> None:
     )
     found = mine.projects(archive())
     assert [names for names in found.values() if names] == [["ruby-a"]]
+
+
+def test_what_is_installed_and_in_no_archive_is_passed_over(mine: ModuleType) -> None:
+    archive = type("Archive", (), {"packages": lambda _: [{"Package": "php-b"}, {"Package": "ruby-a", "Size": "1"}]})
+    assert [names for names in mine.projects(archive()).values() if names] == [["ruby-a"]]
