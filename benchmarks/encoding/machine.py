@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from udever.model.int8 import FBGEMM, INT8_MAX, ZERO_POINT, native_int8, native_kernel
+from udever.model.int8 import FBGEMM, INT8_MAX, ONEDNN, ZERO_POINT, native_int8, native_kernel
 from udever.model.linear import native_bf16
 from udever.model.precision import Precision, make_linear
 
@@ -121,8 +121,8 @@ def _int8_product() -> Callable[[], object]:
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
         return lambda: multiply(loud, 1 / INT8_MAX, ZERO_POINT, packed)
     x = torch.randint(0, 256, (ROWS, INPUTS), dtype=torch.uint8)
-    weight = torch.ops.onednn.qlinear_prepack(torch.ones(INPUTS, OUTPUTS, dtype=torch.int8), [ROWS, INPUTS])
-    scales, zeros = torch.ones(OUTPUTS), torch.zeros(OUTPUTS, dtype=torch.int64)
+    weight, scales = ONEDNN.pack(torch.ones(OUTPUTS, INPUTS, dtype=torch.int8), torch.ones(OUTPUTS))
+    zeros = torch.zeros(OUTPUTS, dtype=torch.int64)
     return lambda: torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 128, weight, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
     )

@@ -25,6 +25,8 @@ ZERO_POINT = 128
 """Activations travel as uint8 around 128: what AVX2 and VNNI multiply is unsigned by signed."""
 PAIR_MAX = 127
 """Two neighbouring weights' magnitudes before rounding, which adds at most one: 255 * 128 still fits into 16 bits."""
+BLOCK_NUMBERS = 1 << 19
+"""Of activations that are rounded at once: 2 MB in float32."""
 COARSE = 0.02
 """A row of weights stays as it is if int8 would be off by more than this share of its length. Normally distributed
 weights are off by 0.011; a row with one weight far above the others loses the others."""
@@ -55,18 +57,39 @@ def quantize_weight(weight: Tensor) -> Quantized:
     return Quantized(rounded.to(torch.int8), scales, kept, weight[coarse].contiguous())
 
 
+def restored(quantized: Quantized) -> Tensor:
+    """The weight [out, in] that it stands for, in the kept rows' dtype."""
+    weight = (quantized.weight * quantized.scales[:, None]).to(quantized.rows.dtype)
+    weight[quantized.kept >= 0] = quantized.rows
+    return weight
+
+
 def quantize_tokens(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each token around `ZERO_POINT` in uint8 [T, in], and its scale, float32 [T, 1]; four passes over memory."""
-    loudest = _loudest(x)
-    centred = torch.addcmul(x.new_tensor(ZERO_POINT + 0.5, dtype=torch.float32), x, INT8_MAX / loudest)
-    return centred.to(torch.uint8), loudest / INT8_MAX  # the cast cuts off, so the half above makes it round
+    """Each token around `ZERO_POINT` in uint8 [T, in], and its scale, float32 [T, 1].
+
+    In the passes that PyTorch vectorises: all in float32, a product and a sum for `addcmul`, and int16 on the way to
+    uint8 are three times as fast; a block at a time, which stays near the cores, up to seven times. The cast cuts off,
+    so the half above makes it round.
+    """
+    x_u8, scales = x.new_empty(x.shape, dtype=torch.uint8), x.new_empty((len(x), 1), dtype=torch.float32)
+    step = max(1, BLOCK_NUMBERS // x.shape[1])
+    for first in range(0, len(x), step):
+        block = slice(first, first + step)
+        wide = x[block].float()
+        loudest = _loudest(wide)
+        x_u8[block] = (wide * (INT8_MAX / loudest)).add_(ZERO_POINT + 0.5).to(torch.int16)
+        torch.div(loudest, INT8_MAX, out=scales[block])
+    return x_u8, scales
 
 
 def _loudest(x: Tensor) -> Tensor:
-    """Each token's largest magnitude, float32 [T, 1], never 0."""
+    """Each token's largest magnitude to 0.2 %, float32 [T, 1], never 0: its scale is a number of bfloat16, and scaling
+    a product in bfloat16 costs one rounding. The largest comes to 127.25 at most, which is rounded to 127.
+    """
     # five times as fast as the maximum norm, which PyTorch does not vectorise
     loudest = torch.maximum(x.amax(1, keepdim=True), -x.amin(1, keepdim=True)).float()
-    return loudest.clamp_min_(torch.finfo(torch.float32).tiny * INT8_MAX)
+    scales = loudest.div_(INT8_MAX).clamp_min_(torch.finfo(torch.float32).tiny)
+    return scales.bfloat16().float() * INT8_MAX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +98,21 @@ class Kernel:
 
     pack: Callable[[Tensor, Tensor], Any]
     """(int8 [out, in], scales float32 [out]) -> what `product` wants."""
-    product: Callable[[Tensor, Any], tuple[Tensor, Tensor]]
-    """(x [T, in], packed) -> float32 [T, out] that lacks each token's scale only, and these, float32 [T, 1]."""
+    product: Callable[[Tensor, Any, torch.dtype], tuple[Tensor, Tensor]]
+    """(x [T, in], packed, dtype) -> [T, out] in the dtype or float32 that lacks each token's scale only, and these,
+    float32 [T, 1]."""
 
 
 def _onednn_pack(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ops.onednn.qlinear_prepack(weight.t(), [PACKED_ROWS, weight.shape[1]]), scales
+    return torch.ops.onednn.qlinear_prepack(weight, [PACKED_ROWS, weight.shape[1]]), scales
 
 
-def _onednn_product(x: Tensor, packed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _onednn_product(x: Tensor, packed: tuple[Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     weight, scales = packed
     x_u8, token_scales = quantize_tokens(x)
     zeros = torch.zeros(len(scales), dtype=torch.int64)
     y = torch.ops.onednn.qlinear_pointwise(
-        x_u8, 1.0, ZERO_POINT, weight, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        x_u8, 1.0, ZERO_POINT, weight, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
     )
     return y, token_scales
 
@@ -101,13 +125,13 @@ def _fbgemm_pack(weight: Tensor, scales: Tensor) -> Any:
         return torch.ops.quantized.linear_prepack(quantized, None)
 
 
-def _fbgemm_product(x: Tensor, packed: Any) -> tuple[Tensor, Tensor]:
+def _fbgemm_product(x: Tensor, packed: Any, _: torch.dtype) -> tuple[Tensor, Tensor]:
     loudest = _loudest(x)
     y = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / loudest, 1 / INT8_MAX, ZERO_POINT, packed)
     return y, loudest
 
 
-def _emulated_product(x: Tensor, packed: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _emulated_product(x: Tensor, packed: tuple[Tensor, Tensor], _: torch.dtype) -> tuple[Tensor, Tensor]:
     weight, scales = packed
     x_u8, token_scales = quantize_tokens(x)
     return F.linear(x_u8.float() - ZERO_POINT, weight.float()) * scales, token_scales  # the same sums as oneDNN's
@@ -134,8 +158,9 @@ def _probe(kernel: Kernel) -> None:
     x = torch.ones(64, 128)
     for pair in ((64, 64), (127, 1), (1, 127, 127, 1)):
         weight = torch.tensor(pair, dtype=torch.int8).repeat(256, 128 // len(pair))
-        product, token_scales = kernel.product(x, kernel.pack(weight, torch.ones(256)))
-        if not torch.allclose(product * token_scales, torch.tensor(128.0 * 64)):
+        product, token_scales = kernel.product(x, kernel.pack(weight, torch.ones(256)), torch.float32)
+        expected, scales = _emulated_product(x, (weight, torch.ones(256)), torch.float32)
+        if not torch.allclose(product * token_scales, expected * scales):
             raise RuntimeError("int8 products saturate")
 
 
@@ -154,8 +179,8 @@ class Int8Linear(Linear):
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in `out_dtype`."""
-        y, token_scales = self.kernel.product(x, self.packed)
-        y = torch.addcmul(self.bias, y, token_scales, out=y).to(self.out_dtype)
+        y, token_scales = self.kernel.product(x, self.packed, self.out_dtype)
+        y = torch.addcmul(self.bias.to(y.dtype), y, token_scales.to(y.dtype), out=y).to(self.out_dtype)
         if len(self.kept):
             y[:, self.kept] = F.linear(x.to(self.out_dtype), self.rows, self.rows_bias)
         return gelu_(y) if gelu else y

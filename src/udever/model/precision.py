@@ -11,7 +11,7 @@ from torch import Tensor
 
 from udever.errors import OptionError
 from udever.model.half import HalfWeightLinear, half_weights_pay
-from udever.model.int8 import Int8Linear, Quantized, quantize_weight
+from udever.model.int8 import Int8Linear, Quantized, quantize_weight, restored
 from udever.model.linear import (
     EmulatedBf16Linear,
     Linear,
@@ -24,6 +24,9 @@ from udever.model.linear import (
 Precision = Literal["fp32", "bf16", "int8", "fp64"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 """What users may choose; fp64 is there to certify gradients."""
+MOSTLY_KEPT = 0.5
+"""A weight of which int8 holds more than this share of rows badly is not multiplied in int8 at all: these rows have a
+product of their own as it is."""
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 """Of the weights of linear layers."""
 
@@ -60,7 +63,10 @@ def make_linear(weight: Tensor | Quantized, bias: Tensor, *, precision: Precisio
     device = bias.device
     if precision == "int8":
         quantized = weight if isinstance(weight, Quantized) else quantize_weight(weight)
-        return Int8Linear(quantized, bias, out_dtype=activation_dtype(precision, device=device))
+        out_dtype = activation_dtype(precision, device=device)
+        if len(quantized.rows) > MOSTLY_KEPT * len(quantized.kept):
+            return make_linear(restored(quantized), bias, precision="bf16" if out_dtype == torch.bfloat16 else "fp32")
+        return Int8Linear(quantized, bias, out_dtype=out_dtype)
     if isinstance(weight, Quantized):
         raise TypeError(f"a quantised weight cannot be made {precision}")
     dtype = DTYPES[precision]
