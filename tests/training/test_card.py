@@ -83,3 +83,11 @@ def test_scores_are_replaced_and_nothing_else() -> None:
     assert with_scores(twice, NO_SCORES) == empty
     with pytest.raises(OptionError, match="no place for scores"):
         with_scores("# My own page", "### STS")
+
+
+def test_of_hundreds_of_tasks_some_are_named() -> None:
+    many = STORE | {"sources": [SOURCE], "tasks": {f"project {i}": 1 for i in range(1500)}}
+    (row,) = [line for line in card(facts(stores=[many, MINED])).splitlines() if line.startswith("| msmarco |")]
+    assert "| project 0, project 1, project 2, " in row
+    assert "project 11 and 1,488 more |" in row
+    assert "project 12" not in row

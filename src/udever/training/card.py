@@ -19,6 +19,8 @@ from udever.training.recipe import Recipe
 from udever.training.run import last_scores
 
 BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
+TASKS_NAMED = 12
+"""Of a store; it may have hundreds."""
 NO_SCORES = "None yet: `udever evaluate … --output RESULTS`, then `udever card FOLDER --results RESULTS`."
 
 
@@ -115,8 +117,13 @@ def _data(facts: RunFacts) -> list[str]:
     for part, about in zip(facts.recipe.data, facts.stores, strict=True):
         sources = ", ".join(f"{source['file']} (`{source['sha256'][:12]}`)" for source in _sources(about))
         numbers = " | ".join(f"{about[key]:,}" for key in ("examples", "texts", "tokens"))
-        lines.append(f"| {part.path} | {part.weight:g} | {numbers} | {', '.join(about['tasks'])} | {sources} |")
+        lines.append(f"| {part.path} | {part.weight:g} | {numbers} | {_named(list(about['tasks']))} | {sources} |")
     return [*lines, ""]
+
+
+def _named(tasks: Sequence[str]) -> str:
+    named, more = tasks[:TASKS_NAMED], len(tasks) - TASKS_NAMED
+    return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _sources(about: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
