@@ -87,7 +87,7 @@ def test_a_template_as_a_shell_passes_it(table: Path, udever: Callable, tiny: tu
         (("{in}", "--batch-tokens", "0"), 2, "--batch-tokens is 0; it must be at least 1"),
         (("{in}", "--shard-rows", "0"), 2, "shard_rows is 0"),
         (("{in}", "--dtype", "float64"), 2, "float64"),
-        (("{in}", "--dimensions", "63"), 1, "63"),
+        (("{in}", "--dimensions", "63"), 2, "63"),
         (("{in}", "--max-tokens", "1"), 2, "max_tokens is 1"),
         (("{in}", "--modle", "x"), 2, "--modle"),
         ((), 1, "no input"),

@@ -161,8 +161,8 @@ def test_no_text_at_all_is_an_empty_output(tmp_path: Path, udever: Callable, tin
         (("-", "--json"), 2, "--output"),
         (("-", "--model", "no-such-model-anywhere"), 1, "no-such-model-anywhere"),
         (("-", "--device", "abacus"), 2, "abacus"),
-        (("-", "--dimensions", "63"), 1, "63"),
-        (("-", "--dimensions", "-5", "-o", "x.parquet"), 1, "-5"),
+        (("-", "--dimensions", "63"), 2, "63"),
+        (("-", "--dimensions", "-5", "-o", "x.parquet"), 2, "-5"),
     ],
 )
 def test_refusals(

@@ -59,7 +59,7 @@ def test_every_option_reaches_the_mining(store: Path, tmp_path: Path, udever: Ca
         (("--task", "birds"), 1, "no task 'birds'"),
         (("--negatives", 0), 2, "negatives is 0"),
         (("--lists", 4), 2, "--search ivf"),
-        (("--dimensions", 7), 1, "no embedding of 7 dimensions"),
+        (("--dimensions", 7), 2, "no embedding of 7 dimensions"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(
