@@ -12,6 +12,7 @@ import torch
 
 from udever.model.batch import PackedBatch
 from udever.model.bloom import Bloom, closing_states
+from udever.model.linear import native_bf16
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -179,7 +180,8 @@ def test_a_run_end_to_end(encode: ModuleType, tmp_path: Path) -> None:
     toy = json.loads(results.read_text("utf-8"))["shapes"]["toy"]
     assert set(toy["peers"]) == {encode.REFERENCE, *peers}
     for key, measured in toy["peers"].items():
-        assert measured["min_cosine"] >= 0.999999, key
+        rounded = key == "udever-embed" and native_bf16()  # it takes what `auto` takes
+        assert measured["min_cosine"] >= (0.9998 if rounded else 0.999999), key
         assert len([each for each in toy["rounds"] if key in each["seconds"]]) == (2 if key in peers[1:] else 3)
     assert toy["peers"][encode.REFERENCE]["padding"] > 1
     assert toy["peers"]["udever-fp32"]["padding"] == 1

@@ -268,7 +268,7 @@ def test_plain_mteb_takes_the_encoder(encoder: UdeverEncoder, tmp_path: Path) ->
 
 
 def test_the_card_of_the_builtin_model() -> None:
-    model = Embedder.load("udever-nano")
+    model = Embedder.load("udever-nano", precision="fp32")
     card = describe(model)
     assert (card.name, card.revision, card.experiment_kwargs) == ("udever/udever-nano", model.fingerprint, None)
     assert (card.license, card.open_weights, card.similarity_fn_name.value) == ("apache-2.0", True, "cosine")
