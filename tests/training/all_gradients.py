@@ -3,6 +3,7 @@
 Writes `PLAN/NAME` for the gradients, `value/NAME` for the weights, and `held`: how many numbers each process keeps.
 """
 
+import os
 import sys
 
 import torch
@@ -74,3 +75,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with world() as here:
         main(here)
+    os._exit(0)  # as `udever` under torchrun: gloo's threads may outlive the interpreter, which would abort then

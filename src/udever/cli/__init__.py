@@ -26,12 +26,19 @@ OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 def run() -> NoReturn:
     """The `udever` program: `main`, and the end of the process."""
     code = main()
-    if any(thread.daemon and thread.name.startswith("udever-") for thread in threading.enumerate()):
-        # One of ours is still in the model. Native code whose interpreter ends under it aborts the whole process.
+    if _is_in_native_code():  # whose interpreter ends under it aborts the whole process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_in_native_code() -> bool:
+    """Whether a thread of ours is still in the model, or one of PyTorch's may be, as torchrun's processes have: if one of
+    them aborted, the others would be ended, too.
+    """
+    ours = any(thread.daemon and thread.name.startswith("udever-") for thread in threading.enumerate())
+    return ours or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def main(argv: Sequence[str] | None = None) -> int:
