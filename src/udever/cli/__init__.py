@@ -34,8 +34,8 @@ def run() -> NoReturn:
 
 
 def _is_in_native_code() -> bool:
-    """Whether a thread of ours is still in the model, or one of PyTorch's may be, as torchrun's processes have: if one of
-    them aborted, the others would be ended, too.
+    """Whether a thread of ours is still in the model, or one of PyTorch's may be, as in torchrun's processes: if one of
+    these aborted, the others would be ended, too.
     """
     ours = any(thread.daemon and thread.name.startswith("udever-") for thread in threading.enumerate())
     return ours or "TORCHELASTIC_RUN_ID" in os.environ
