@@ -67,6 +67,11 @@ def passage(text: str) -> str:
     return "passage: " + text
 
 
+def pair(one: str, other: str, task: str) -> dict[str, object]:
+    """Two texts that belong together, as `udever data import` reads them."""
+    return {"query": one, "pos": [other], "neg": [], "task": task}
+
+
 def examples(data: Path, *, mined: Path | None = None) -> Iterator[Example]:
     """Every training example of `data`/train, in a fixed order, without what the dev set holds; then those of a folder
     that mine.py wrote, if there is one.

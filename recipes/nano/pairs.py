@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import teacher
 import vary
-from data import MAX_CHARS, Example, examples, passage, query, rows, sts_pairs
+from data import MAX_CHARS, Example, examples, pair, passage, query, rows, sts_pairs
 from tokenizer import language
 from train import targets as unit_targets
 
@@ -47,11 +47,11 @@ def pairs(pool: list[Example]) -> Iterator[tuple[str, dict[str, object]]]:
     for e in pool:
         cells[e.group, language(e.lang)].append(e)
     for (group, lang), members in sorted(cells.items()):
-        found = [pair for e in members if (pair := _row(e, group))]
+        found = [texts for e in members if (texts := _row(e, group))]
         random.Random(0).shuffle(found)
         store = group if group in FUNCTIONS else "pairs"
-        for pair in found[: CAP.get(group, 20_000)]:
-            yield store, _pair(*pair, f"code-{lang}" if group in FUNCTIONS else "bitext")
+        for texts in found[: CAP.get(group, 20_000)]:
+            yield store, pair(*texts, f"code-{lang}" if group in FUNCTIONS else "bitext")
 
 
 def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
@@ -64,9 +64,9 @@ def passages(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
         for row in rows(data / "train" / name):
             cut = [row[column].strip()[:MAX_CHARS] for column in columns]
             if kept.issuperset(cut):
-                yield _pair(*cut, "passages")
+                yield pair(*cut, "passages")
                 if around := _around(cut[1], dice):
-                    yield _pair(*around, "passages")
+                    yield pair(*around, "passages")
 
 
 def _around(passage: str, dice: random.Random) -> tuple[str, str] | None:
@@ -84,7 +84,7 @@ def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
     for one, other in sts_pairs(data / "train"):
         cut = [e.text.strip()[:MAX_CHARS] for e in (one, other)]
         if cut[0] != cut[1] and kept.issuperset(cut):
-            yield _pair(*cut, "sts")
+            yield pair(*cut, "sts")
 
 
 def projects(pool: list[Example]) -> Iterator[dict[str, object]]:
@@ -95,11 +95,7 @@ def projects(pool: list[Example]) -> Iterator[dict[str, object]]:
             members[f"{e.lang} {e.project}"].append(e)
     for name, found in sorted(members.items()):
         if len(found) >= PROJECT_PAIRS:
-            yield from (_pair(*pair, name) for e in found if (pair := _row(e, e.group)))
-
-
-def _pair(one: str, other: str, task: str) -> dict[str, object]:
-    return {"query": one, "pos": [other], "neg": [], "task": task}
+            yield from (pair(*texts, name) for e in found if (texts := _row(e, e.group)))
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:

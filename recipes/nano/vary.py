@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from data import STS_LANGUAGES, Example
+from data import STS_LANGUAGES, Example, pair
 from tokenizer import language
 
 Words = list[str]
@@ -45,7 +45,7 @@ def rows(pool: list[Example]) -> Iterator[dict[str, object]]:
         for text in repeated[: CAP[lang]]:
             varied = variation(text, dice.choice(found).text, dice)
             if varied != text:
-                yield {"query": text, "pos": [varied], "neg": [], "task": "varied"}
+                yield pair(text, varied, "varied")
 
 
 def variation(text: str, other: str, dice: random.Random) -> str:

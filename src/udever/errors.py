@@ -6,7 +6,7 @@ UdeverError
 │   ├── TextTypeError            not a string, or a string that is no valid Unicode
 │   ├── TooManyTokensError       longer than max_tokens and truncate="error"
 │   ├── OptionError              a role, precision, device, … that does not exist
-│   ├── DimensionsError          a prefix size this model was not trained for
+│   │   └── DimensionsError        a prefix size this model was not trained for
 │   └── FileInputError           a file that cannot be read as texts
 ├── QueueError                 a queue before a model cannot take or finish work
 │   ├── OverloadedError          more is queued than can be done in time; says when to come again
@@ -102,7 +102,7 @@ class OptionError(InputError):
     code = "invalid_option"
 
 
-class DimensionsError(InputError):
+class DimensionsError(OptionError):
     """The model was not trained for a prefix of this size."""
 
     code = "invalid_dimensions"

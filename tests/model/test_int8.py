@@ -45,6 +45,8 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> K
 def test_this_machine_has_the_kernel_that_its_instructions_allow() -> None:
     assert "emulated" in HERE
     assert native_kernel() is (KERNELS[HERE[0]] if HERE[0] != "emulated" else None)
+    if torch.cpu._is_vnni_supported():  # a refused call would let FBGEMM stand in, and nobody would notice
+        assert native_kernel() is ONEDNN
     if torch.backends.cpu.get_cpu_capability() == "AVX2" and "fbgemm" in torch.backends.quantized.supported_engines:
         assert native_kernel() is not None
 

@@ -189,7 +189,7 @@ def resolve(options: Options, inputs: Sequence[Input], model: Model) -> Job:
     """The job for a loaded model.
 
     Raises:
-        OptionError, DimensionsError: what this model cannot do.
+        OptionError: what this model cannot do.
         As `carried_columns`.
     """
     model.tokenize([], options.role, max_tokens=options.max_tokens)

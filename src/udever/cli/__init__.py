@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from udever.cli.signals import signals_unwind
-from udever.errors import DimensionsError, OptionError, UdeverError
+from udever.errors import OptionError, UdeverError
 
 OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 """The exit codes; a signal that ends the process gives 128 + its number."""
@@ -93,8 +93,7 @@ def _was_interrupted(error: BaseException) -> bool:
 
 def _explain(error: Exception) -> int:
     if isinstance(error, UdeverError):
-        usage = isinstance(error, OptionError | DimensionsError)
-        return _complain(f"error: {_one_line(str(error))}", code=USAGE if usage else ERROR)
+        return _complain(f"error: {_one_line(str(error))}", code=USAGE if isinstance(error, OptionError) else ERROR)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"error: {error.strerror}{where}", code=ERROR)

@@ -60,7 +60,7 @@ class Encoder:
         """Ask the model whether it has these options, before hours of other work do.
 
         Raises:
-            OptionError, DimensionsError: it has not.
+            OptionError: it has not.
         """
         self.embedder.tokenize([], "query", max_tokens=self.max_tokens)
         self.embedder.finish(np.zeros((0, self.embedder.dimensions), np.float32), dimensions=self.dimensions)
