@@ -73,7 +73,7 @@ def test_the_largest_products_do_not_saturate(kernel: Kernel) -> None:
     x = torch.ones(5, 256)
     x[1] = -1
     product, token_scales = kernel.product(x, kernel.pack(quantized.weight, torch.ones(64)), torch.float32)
-    scale = quantize_tokens(x)[1] * 127
+    scale = quantize_tokens(x)[1].float() * 127
     torch.testing.assert_close(product * token_scales, x[:, :1] * scale * quantized.weight.float().sum(1))
 
 
@@ -113,8 +113,8 @@ def test_quantised_numbers_are_near_the_numbers() -> None:
 def test_a_tokens_scale_is_a_number_of_bfloat16_and_the_largest_number_stays_in_range(factor: float) -> None:
     x = draw(200, 64) * factor
     x_u8, scales = quantize_tokens(x)
-    torch.testing.assert_close(scales.bfloat16().float(), scales, atol=0, rtol=0)
-    assert (scales * 127 / x.abs().amax(1, keepdim=True) - 1).abs().max() <= 2**-8
+    assert scales.dtype == torch.bfloat16
+    assert (scales.float() * 127 / x.abs().amax(1, keepdim=True) - 1).abs().max() <= 2**-8
     assert ((x_u8.float() - ZERO_POINT).sign() == x.sign()).logical_or(x.abs() < scales).all(), "nothing wraps around"
 
 

@@ -6,10 +6,12 @@ import torch
 from udever.errors import OptionError
 from udever.model.linear import (
     FEW_ROWS,
+    GELU_BLOCK,
     SMALL_WEIGHT,
     EmulatedBf16Linear,
     OneDnnLinear,
     PlainLinear,
+    gelu_,
     native_bf16,
 )
 from udever.model.precision import PRECISIONS, Precision, activation_dtype, make_linear, resolve_precision
@@ -37,6 +39,18 @@ def test_each_precision_is_near_the_exact_product(precision: Precision, gelu: bo
     assert error <= TOLERANCE[precision]
     if precision != "fp32":
         assert error > 1e-6, "a reduced precision that reduces nothing is not what it says"
+
+
+@pytest.mark.parametrize("columns", [64, 65], ids=["even", "odd"])
+def test_gelu_in_bfloat16_is_exact_but_for_one_rounding_in_every_row_of_every_block(columns: int) -> None:
+    rows = 2 * GELU_BLOCK // columns + 3
+    values = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.bfloat16)  # all that there are
+    values = values[(values.abs() >= 2.0**-60) & (values.abs() < 2.0**60)]  # oneDNN's is 0 where float32 is subnormal
+    y = values.repeat(rows * columns // len(values) + 1)[: rows * columns].view(rows, columns)
+    exact = torch.nn.functional.gelu(y.double(), approximate="tanh")
+    with torch.inference_mode():
+        activated = gelu_(y.clone())
+    torch.testing.assert_close(activated.double(), exact, rtol=2.0**-7, atol=2.0**-16)
 
 
 def test_emulated_bf16_rounds_as_bfloat16_does() -> None:

@@ -20,7 +20,11 @@ from udever.model.attention_gradient import PackedAttention, Piece, runs_of
 from udever.model.batch import EqualLengthRun, PackedBatch
 
 QUERY_BLOCK = 128
-"""Queries handled at once by the grouped kernel: keys after the block's end are never multiplied."""
+"""Queries handled at once: keys after the block's end are never multiplied."""
+CPU_QUERY_BLOCK = 32
+"""The same for PyTorch's fused attention on CPUs, which takes 32 rows at once anyway."""
+SMALL_REST = 8
+"""So few queries at a sequence's end belong to the block before: a call of their own costs more than it spares."""
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -40,7 +44,7 @@ def _powers(base: float, exponents: Tensor) -> Tensor:
 class AlibiBias:
     """Causal ALiBi bias for any block of queries, as a view of one cached strip.
 
-    `slope * (j - i)` depends on j - i only, so a strip of QUERY_BLOCK rows serves every block of every sequence.
+    `slope * (j - i)` depends on j - i only, so a strip as high as the largest block serves all of every sequence.
     The strip grows by doubling and is replaced whole, so threads may share one object.
     """
 
@@ -50,8 +54,8 @@ class AlibiBias:
         self._channels: tuple[weakref.ref[PackedBatch], Tensor] | None = None
 
     def _build(self, reach: int) -> tuple[Tensor, int]:
-        rows = torch.arange(QUERY_BLOCK, device=self.slopes_N.device)
-        columns = torch.arange(-reach, QUERY_BLOCK, device=self.slopes_N.device)
+        rows = torch.arange(QUERY_BLOCK + SMALL_REST, device=self.slopes_N.device)
+        columns = torch.arange(-reach, len(rows), device=self.slopes_N.device)
         distance = (columns - rows[:, None]).to(self.slopes_N.dtype)
         bias = (self.slopes_N[:, None, None] * distance).masked_fill_(distance > 0, -torch.inf)
         return bias, reach
@@ -88,7 +92,7 @@ def causal_attention(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pack
         return _grouped(q_TND, k_TND, v_TND, batch=batch, bias=bias)
 
     def cut(run: EqualLengthRun) -> Iterator[Piece]:
-        for first, end in _query_blocks(run):
+        for first, end in query_blocks(run.length, QUERY_BLOCK):
             mask = bias.block(first, queries=end - first, keys=end)
             yield Piece(run=run, queries=slice(first, end), keys=end, bias=mask)
 
@@ -128,9 +132,10 @@ def _heads_first(x_TND: Tensor, run: EqualLengthRun) -> Tensor:
 def _grouped(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias) -> Tensor:
     """Runs of equal length as plain views, the bias as an additive float32 mask: exact, and fastest on CPU."""
     out_TND = torch.empty_like(q_TND, memory_format=torch.contiguous_format)
+    size = QUERY_BLOCK if q_TND.is_cuda else CPU_QUERY_BLOCK
     for run in batch.runs:
         q_RNLD, k_RNLD, v_RNLD, out_RNLD = (_heads_first(x, run) for x in (q_TND, k_TND, v_TND, out_TND))
-        for first, end in _query_blocks(run):
+        for first, end in query_blocks(run.length, size):
             mask = bias.block(first, queries=end - first, keys=end)
             if q_TND.is_cuda:  # CUDA kernels want the mask in the queries' dtype
                 mask = mask.to(q_TND.dtype)
@@ -150,8 +155,10 @@ def _grouped_closing(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pack
     return out_SND
 
 
-def _query_blocks(run: EqualLengthRun) -> Iterator[tuple[int, int]]:
-    return ((first, min(first + QUERY_BLOCK, run.length)) for first in range(0, run.length, QUERY_BLOCK))
+def query_blocks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """[0, length) in blocks of `size`; the last one may be smaller, or larger by less than `SMALL_REST`."""
+    firsts = range(0, max(1, length - SMALL_REST + 1), size)
+    return pairwise([*firsts, length])
 
 
 # ---- CUDA: stock variable-length flash attention, made ALiBi by extra channels -------------------------------------

@@ -17,6 +17,10 @@ PACKED_ROWS = 2048
 """Rows oneDNN is told to expect when it lays out weights; other row counts work too."""
 FEW_ROWS = 64
 """Up to so many tokens MKL spends its time copying the weight; who need not, is up to twice as fast."""
+GELU_PAYS = 1 << 16
+"""Numbers from which on oneDNN's GELU is faster than PyTorch's."""
+GELU_BLOCK = 1 << 20
+"""Numbers that it takes at once: 2 MB."""
 SMALL_WEIGHT = 1 << 19
 """Numbers of a weight (2 MB in float32) that stays near enough to the cores to be read as it is."""
 
@@ -123,11 +127,36 @@ def plain_product(x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Ten
 
 
 def gelu_(y: Tensor) -> Tensor:
-    """GELU in its tanh form, in place unless a gradient needs `y`: fresh memory for large batches costs as much."""
+    """GELU in its tanh form, [T, out] -> [T, out], in place unless a gradient needs `y`: fresh memory costs as much."""
     if y.requires_grad:
         return F.gelu(y, approximate="tanh")
+    if y.is_cpu and y.dtype == torch.bfloat16 and y.numel() >= GELU_PAYS and _has_onednn_gelu():
+        for block in y.split(max(1, GELU_BLOCK // y.shape[1])):
+            block.copy_(_onednn_gelu(block))
+        return y
     activated: Tensor = torch.ops.aten.gelu_(y, approximate="tanh")
     return activated
+
+
+@cache
+def _has_onednn_gelu() -> bool:
+    return native_bf16() and runs(lambda: _onednn_gelu(torch.ones(2, 64, dtype=torch.bfloat16)))
+
+
+def _onednn_gelu(x: Tensor) -> Tensor:
+    """GELU as oneDNN fuses it into products, behind a product that changes nothing: a convolution of one point with
+    one weight, 1, a channel. Less than half the time of PyTorch's, whose tanh has all bits of float32.
+
+    Args:
+        x: bfloat16 [T, out], contiguous.
+    """
+    channels = x.shape[1]
+    points = x[None, :, None].permute(0, 3, 1, 2)
+    ones, zeros = x.new_ones(channels, 1, 1, 1), x.new_zeros(channels)
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        points, ones, zeros, [0, 0], [1, 1], [1, 1], channels, "gelu", [], "tanh"
+    )
+    return y.permute(0, 2, 3, 1).reshape(x.shape)
 
 
 def _pack(weight: Tensor) -> Tensor:
