@@ -108,6 +108,18 @@ def test_a_folder_and_a_file_together(tmp_path: Path, udever: Callable, tiny: tu
     assert "empty.py: empty" in outcome.err
 
 
+def test_a_file_with_a_dash_stands_behind_a_double_dash(
+    tmp_path: Path, udever: Callable, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.txt").write_text("fox\n")
+    assert udever("embed", *tiny, "-o", "x.npy", "--", "-x.txt", "-", stdin=b"two\n").code == 0
+    assert np.load("x.npy").shape == (2, 64)
+    refused = udever("embed", *tiny, "-x.txt")
+    assert (refused.code, refused.out) == (2, "")
+    assert "./-x.txt" in refused.err
+
+
 @pytest.mark.parametrize(
     ("content", "options", "said"),
     [
@@ -163,6 +175,7 @@ def test_no_text_at_all_is_an_empty_output(tmp_path: Path, udever: Callable, tin
         (("-", "--device", "abacus"), 2, "abacus"),
         (("-", "--dimensions", "63"), 2, "63"),
         (("-", "--dimensions", "-5", "-o", "x.parquet"), 2, "-5"),
+        (("-", "--output", "/proc/x.npy"), 2, "/proc/x.npy: cannot be written"),
     ],
 )
 def test_refusals(

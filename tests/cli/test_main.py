@@ -53,6 +53,30 @@ def test_a_thread_in_the_model_does_not_abort_the_end() -> None:
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"udever {package.__version__}", "")
 
 
+CLOSED = """
+import os, sys
+for descriptor in map(int, sys.argv[1].split(",")):
+    os.close(descriptor)
+os.execv(sys.executable, [sys.executable, "-m", "udever", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code", "said"),
+    [
+        ("2", ["models"], 0, ""),
+        ("1", ["models"], 1, "error: Bad file descriptor: stdin or stdout is closed"),
+        ("0", ["embed", "-"], 1, "error: Bad file descriptor: stdin or stdout is closed"),
+        ("0,1,2", ["models"], 1, ""),
+    ],
+)
+def test_streams_that_the_caller_has_closed(closed: str, arguments: list[str], code: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED, closed, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr.strip()) == (code, said)
+
+
 def test_without_a_command_the_help_is_shown(udever: Callable) -> None:
     outcome = udever()
     assert outcome.code == 0
@@ -102,6 +126,7 @@ def caused(error: BaseException, *, by: BaseException) -> BaseException:
         (PermissionError(13, "Permission denied", "/x"), 1, "error: Permission denied: /x"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (caused(SystemError("returned a result with an exception set"), by=KeyboardInterrupt()), 130, "interrupted"),
+        (RuntimeError("Symlink loop from '/x'"), 1, "error: Symlink loop from '/x'"),
         (ZeroDivisionError("oh"), 1, "error: ZeroDivisionError: oh (this is a bug in udever; --debug shows where)"),
     ],
 )

@@ -235,6 +235,8 @@ def test_a_marker_in_a_body_is_text(model: Embedder) -> None:
         ([["nested"]], TextTypeError, "text 0 is a list"),
         (["ok", "bad \ud800 half"], TextTypeError, r"text 1 has a lone surrogate U\+D800 at character 4"),
         ("one string", InputError, r"not one string"),
+        (b"bytes", InputError, r"not one string \(b'bytes'\)"),
+        (None, InputError, r"a list of texts is needed, not NoneType"),
     ],
 )
 def test_bad_texts_are_named(model: Embedder, texts: object, error: type[Exception], message: str) -> None:
@@ -253,7 +255,11 @@ def test_bad_texts_are_named(model: Embedder, texts: object, error: type[Excepti
         {"truncate": "middle"},
         {"max_tokens": 2},
         {"max_tokens": 4096},
+        {"max_tokens": "5"},
+        {"max_tokens": 10.5},
         {"batch_tokens": 0},
+        {"batch_tokens": 1e3},
+        {"dimensions": 64.0},
     ],
     ids=str,
 )

@@ -287,7 +287,11 @@ def test_an_unreadable_config(tmp_path: Path, content: str) -> None:
         ({"n_head": 3}, ConfigError, "multiple"),
         ({"n_layer": 0}, ConfigError, "layers is 0"),
         ({"layer_norm_epsilon": "tiny"}, ConfigError, "tiny"),
-        ({"layer_norm_epsilon": [1]}, ConfigError, "wrong type"),
+        ({"layer_norm_epsilon": [1]}, ConfigError, "above 0"),
+        ({"layer_norm_epsilon": -1e-5}, ConfigError, "above 0"),
+        ({"layer_norm_epsilon": float("nan")}, ConfigError, "above 0"),
+        ({"seq_length": "2048"}, ConfigError, "seq_length"),
+        ({"apply_residual_connection_post_layernorm": "false"}, ConfigError, "true or false"),
     ],
 )
 def test_a_config_that_cannot_be(

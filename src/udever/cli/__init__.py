@@ -10,11 +10,13 @@ Does not know: torch, the tokenizer, or how a command does its work.
     141 the reader of stdout went away   143 terminated
 """
 
+import errno
+import io
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from udever.cli.signals import signals_unwind
 from udever.errors import OptionError, UdeverError
@@ -25,12 +27,28 @@ OK, ERROR, USAGE, BAD_ROWS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 def run() -> NoReturn:
     """The `udever` program: `main`, and the end of the process."""
+    _open_closed_streams()
     code = main()
     if _is_in_native_code():  # whose interpreter ends under it aborts the whole process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Of stdin, stdout and stderr what the caller has closed (`>&-`): else the next file opened would take its place,
+    and Python has None there. What is used all the same fails with an error; messages on stderr are dropped.
+    """
+    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)  # the lowest that is free: its own
+            setattr(sys, name, _unbuffered(descriptor, mode))
+
+
+def _unbuffered(descriptor: int, mode: str) -> TextIO:
+    """Nothing is held back that could fail only when the interpreter ends."""
+    return io.TextIOWrapper(io.FileIO(descriptor, mode), encoding="utf-8", write_through=True)
 
 
 def _is_in_native_code() -> bool:
@@ -72,13 +90,21 @@ def split_debug(argv: Sequence[str]) -> tuple[list[str], bool]:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    from udever.cli.app import app
+    from udever.cli.app import TAKES_FILES, app
 
+    if arguments[:1] and arguments[0] in TAKES_FILES:
+        arguments = _files_behind_dashes(arguments)
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _complain(f"error: {_one_line(str(error))} (see udever --help)", code=USAGE)
     return code if isinstance(code, int) else OK
+
+
+def _files_behind_dashes(arguments: list[str]) -> list[str]:
+    """Behind a `--`, `-x.txt` is a file's name; the commands would take it for an option."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [*arguments[:end], *(f"./{name}" if name[:1] == "-" and name[1:] else name for name in arguments[end + 1 :])]
 
 
 def _was_interrupted(error: BaseException) -> bool:
@@ -96,7 +122,11 @@ def _explain(error: Exception) -> int:
         return _complain(f"error: {_one_line(str(error))}", code=USAGE if isinstance(error, OptionError) else ERROR)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
+        if error.errno == errno.EBADF:
+            where = where or ": stdin or stdout is closed"
         return _complain(f"error: {error.strerror}{where}", code=ERROR)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # from 3.13 on an OSError
+        return _complain(f"error: {_one_line(str(error))}", code=ERROR)
     described = _one_line(f"{type(error).__name__}: {error}")
     return _complain(f"error: {described} (this is a bug in udever; --debug shows where)", code=ERROR)
 

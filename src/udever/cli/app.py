@@ -41,5 +41,8 @@ COMMANDS = {
 }
 """Command → (import path, summary)."""
 
+TAKES_FILES = frozenset({"embed", "bulk"})
+"""Commands whose arguments without a dash are files: behind a `--`, those with one are, too."""
+
 for name, (import_path, summary) in COMMANDS.items():
     app.command(import_path, name=name, help=summary)

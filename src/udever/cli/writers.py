@@ -82,7 +82,7 @@ def open_writer(output: Path | None, header: Header, *, with_text: bool) -> Iter
     target = output.resolve()  # through a symbolic link, so that the link stays
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with _created(temporary, output) as file:
             writer = WRITERS[target.suffix.lower()](file, header, with_text=with_text)
             try:
                 yield writer
@@ -93,6 +93,14 @@ def open_writer(output: Path | None, header: Header, *, with_text: bool) -> Iter
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _created(temporary: Path, output: Path) -> BinaryIO:
+    try:
+        return temporary.open("xb")
+    except OSError as error:  # a folder may say that it can be written to, and not be one for files: /proc
+        hint = "choose another name or folder"
+        raise OptionError(f"--output {output}: cannot be written ({error.strerror})", hint=hint) from error
 
 
 class _StdoutBytes(io.RawIOBase):

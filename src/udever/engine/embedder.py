@@ -8,10 +8,8 @@ Knows no file format and no HTTP.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +17,15 @@ from numpy.typing import NDArray
 
 from udever.engine import loading
 from udever.engine.ahead import one_ahead
+from udever.engine.options import Options, at_least_one, check_options, one_of, require_many
 from udever.engine.packing import pack
 from udever.engine.progress import length_hint, with_progress
 from udever.engine.registry import Manifest
-from udever.errors import DimensionsError, InputError, NonFiniteWeightsError, OptionError, TooManyTokensError
+from udever.errors import NonFiniteWeightsError, TooManyTokensError
 from udever.model.bloom import closing_states
 from udever.model.config import BloomConfig
 from udever.model.precision import Precision
-from udever.tokenizer import ROLES, TRUNCATIONS, Role, Truncate, require_text
+from udever.tokenizer import ROLES, Role, Truncate, require_text
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 """Tokens the model sees at once, by kind of device: what 2 cores like best, and what keeps a large GPU busy."""
@@ -38,18 +37,6 @@ BLOCK_TEXTS = 8192
 """Texts sorted by length together; also what `embed_iter` yields at once."""
 
 Vectors = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Options:
-    """One call's validated options."""
-
-    role: Role
-    normalize: bool
-    dimensions: int
-    max_tokens: int
-    truncate: Truncate
-    batch_tokens: int
 
 
 class Embedder:
@@ -142,7 +129,8 @@ class Embedder:
 
     def count_tokens(self, texts: Sequence[str], role: Role = "query") -> list[int]:
         """Tokens of each text, both markers included, before any truncation."""
-        return self._parts.tokenizer.count(_as_list(texts), role=_one_of("role", role, ROLES))
+        require_many(texts)
+        return self._parts.tokenizer.count(list(texts), role=one_of("role", role, ROLES))
 
     def embed(
         self,
@@ -174,8 +162,12 @@ class Embedder:
         Raises:
             InputError: the message names the text's index; nothing was computed for an error of type or emptiness.
         """
-        texts = _as_list(texts)
-        options = self._options(role, normalize, dimensions, max_tokens, truncate, batch_tokens)
+        require_many(texts)
+        texts = list(texts)
+        options = check_options(
+            self, role=role, normalize=normalize, dimensions=dimensions, max_tokens=max_tokens, truncate=truncate,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
         first_of: dict[str, int] = {}
         for index, text in enumerate(texts):
             require_text(text, index=index)
@@ -213,12 +205,12 @@ class Embedder:
         Yields:
             float32 [at most block_texts, dimensions], in the order of `texts`. One block is read ahead.
         """
-        if isinstance(texts, str):
-            raise _not_a_list(texts)
-        if block_texts < 1:
-            raise OptionError(f"block_texts is {block_texts}; it must be at least 1")
-        options = self._options(role, normalize, dimensions, max_tokens, truncate, batch_tokens)
-        blocks = self._blocks(texts, block_texts, options)
+        require_many(texts)
+        options = check_options(
+            self, role=role, normalize=normalize, dimensions=dimensions, max_tokens=max_tokens, truncate=truncate,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        blocks = self._blocks(texts, at_least_one("block_texts", block_texts), options)
         return with_progress(blocks, total=length_hint(texts), shown=progress)
 
     def warm_up(self) -> None:
@@ -237,9 +229,10 @@ class Embedder:
         self, texts: Sequence[str], role: Role = "query", *, max_tokens: int | None = None, truncate: Truncate = "error"
     ) -> list[list[int]]:
         """Token ids of each text, both markers included; options and errors as in `embed`."""
-        options = self._options(role, True, None, max_tokens, truncate, None)
+        require_many(texts)
+        options = check_options(self, role=role, max_tokens=max_tokens, truncate=truncate)
         return self._parts.tokenizer.encode(
-            _as_list(texts), role=options.role, max_tokens=options.max_tokens, truncate=options.truncate
+            list(texts), role=options.role, max_tokens=options.max_tokens, truncate=options.truncate
         )
 
     def forward(self, sequences: Sequence[Sequence[int]], *, batch_tokens: int | None = None) -> Vectors:
@@ -264,8 +257,7 @@ class Embedder:
 
     def finish(self, raw: Vectors, *, normalize: bool = True, dimensions: int | None = None) -> Vectors:
         """Embeddings float32 [n, dimensions] from what `forward` gave; options as in `embed`."""
-        options = self._options("query", normalize, dimensions, None, "error", None)
-        return _finish(raw, normalize=normalize, dimensions=options.dimensions)
+        return _finish(raw, check_options(self, normalize=normalize, dimensions=dimensions))
 
     def _expect(self, tokens: int) -> None:
         if self._cold_tokens is not None:
@@ -273,36 +265,7 @@ class Embedder:
             if self._cold_tokens >= WARM_UP_TOKENS:
                 self.warm_up()
 
-    def _options(
-        self,
-        role: str,
-        normalize: bool,
-        dimensions: int | None,
-        max_tokens: int | None,
-        truncate: str,
-        batch_tokens: int | None,
-    ) -> _Options:
-        if dimensions is not None and dimensions not in (*self.matryoshka, self.dimensions):
-            trained = ", ".join(map(str, self.matryoshka)) or f"only its full {self.dimensions}"
-            raise DimensionsError(
-                f"{self.name} has no embedding of {dimensions} dimensions", hint=f"it was trained for {trained}"
-            )
-        if max_tokens is not None and not 3 <= max_tokens <= self.max_tokens:
-            raise OptionError(
-                f"max_tokens is {max_tokens}; {self.name} takes 3 to {self.max_tokens}, both markers included"
-            )
-        if batch_tokens is not None and batch_tokens < 1:
-            raise OptionError(f"batch_tokens is {batch_tokens}; it must be at least 1")
-        return _Options(
-            role=_one_of("role", role, ROLES),
-            normalize=normalize,
-            dimensions=dimensions or self.dimensions,
-            max_tokens=max_tokens or self.max_tokens,
-            truncate=_one_of("truncate", truncate, TRUNCATIONS),
-            batch_tokens=batch_tokens or self.batch_tokens,
-        )
-
-    def _blocks(self, texts: Iterable[str], size: int, options: _Options) -> Iterator[Vectors]:
+    def _blocks(self, texts: Iterable[str], size: int, options: Options) -> Iterator[Vectors]:
         """Vectors of `size` texts at a time, the next texts being tokenised while the model runs."""
 
         def tokenize(block: tuple[int, list[str]]) -> list[list[int]]:
@@ -323,14 +286,14 @@ class Embedder:
         for sequences in tokenized:
             yield self._run(sequences, options)
 
-    def _run(self, sequences: list[list[int]], options: _Options) -> Vectors:
+    def _run(self, sequences: list[list[int]], options: Options) -> Vectors:
         raw = self.forward(sequences, batch_tokens=options.batch_tokens)
-        return _finish(raw, normalize=options.normalize, dimensions=options.dimensions)
+        return _finish(raw, options)
 
 
-def _finish(raw: Vectors, *, normalize: bool, dimensions: int) -> Vectors:
-    vectors = raw[:, :dimensions]
-    if normalize:
+def _finish(raw: Vectors, options: Options) -> Vectors:
+    vectors = raw[:, : options.dimensions]
+    if options.normalize:
         vectors = torch.nn.functional.normalize(torch.from_numpy(vectors), dim=1).numpy()
     return vectors
 
@@ -341,19 +304,3 @@ def _chunks(texts: Iterable[str], size: int) -> Iterator[tuple[int, list[str]]]:
     while chunk := list(islice(iterator, size)):
         yield first, chunk
         first += len(chunk)
-
-
-def _as_list(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise _not_a_list(texts)
-    return list(texts)
-
-
-def _not_a_list(text: str) -> InputError:
-    return InputError(f"a list of texts is needed, not one string ({text[:40]!r})", hint="pass [text]")
-
-
-def _one_of(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
-    if value not in choices:
-        raise OptionError(f"{option} is {value!r}", hint=f"choose one of {', '.join(map(repr, choices))}")
-    return value

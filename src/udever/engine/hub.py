@@ -20,8 +20,9 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
 from udever.errors import CorruptFileError, ModelNotFoundError
+from udever.model.config import BloomConfig
 from udever.model.weight_files import choose_weight_files, weight_files
-from udever.model.weights import parse_config, read_raw_config
+from udever.model.weights import read_raw_config
 from udever.tokenizer import UdeverTokenizer
 
 DELTA_FILE = "delta.safetensors"
@@ -78,7 +79,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _require_udever(folder: Path, *, as_base: bool) -> None:
-    parse_config(read_raw_config(folder))
+    BloomConfig.from_hugging_face(read_raw_config(folder))
     UdeverTokenizer.from_folder(folder, add_markers=as_base)
 
 

@@ -5,7 +5,7 @@ Invariant: a `BloomConfig` that exists is one the model can run; impossible numb
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from udever.errors import ConfigError, NotBloomError
@@ -67,9 +67,9 @@ class BloomConfig:
             layers=_integer(raw, "n_layer", "num_hidden_layers"),
             heads=_integer(raw, "n_head", "num_attention_heads"),
             vocab_size=_integer(raw, "vocab_size"),
-            norm_epsilon=float(raw.get("layer_norm_epsilon", 1e-5)),
-            post_layernorm_residual=bool(raw.get("apply_residual_connection_post_layernorm", False)),
-            max_tokens=int(raw.get("seq_length") or DEFAULT_MAX_TOKENS),
+            norm_epsilon=_positive(raw, "layer_norm_epsilon", default=1e-5),
+            post_layernorm_residual=_flag(raw, "apply_residual_connection_post_layernorm"),
+            max_tokens=_integer(raw, "seq_length") if raw.get("seq_length") else DEFAULT_MAX_TOKENS,
         )
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -108,6 +108,20 @@ def _integer(raw: Mapping[str, Any], *names: str) -> int:
                 f"config.json says {name} = {value!r}; a whole number is needed", hint="check config.json"
             )
     raise ConfigError(f"config.json lacks {' / '.join(names)}", hint="copy the model's original config.json")
+
+
+def _positive(raw: Mapping[str, Any], name: str, *, default: float) -> float:
+    value = raw.get(name, default)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < inf:
+        return float(value)
+    raise ConfigError(f"config.json says {name} = {value!r}; a number above 0 is needed", hint="check config.json")
+
+
+def _flag(raw: Mapping[str, Any], name: str) -> bool:
+    value = raw.get(name, False)
+    if isinstance(value, bool):
+        return value
+    raise ConfigError(f"config.json says {name} = {value!r}; true or false is needed", hint="check config.json")
 
 
 PUBLISHED = {

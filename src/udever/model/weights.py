@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from udever.errors import ConfigError, NonFiniteWeightsError, NotBloomError, TensorNamesError, TensorShapeError
+from udever.errors import NonFiniteWeightsError, NotBloomError, TensorNamesError, TensorShapeError
 from udever.model.config import TABLE, BloomConfig
 from udever.model.weight_files import (
     IGNORED,
@@ -69,7 +69,7 @@ class Checkpoint:
             TensorNamesError, TensorShapeError: the weights are not those of the config.
         """
         raw_config = read_raw_config(folder)
-        config = parse_config(raw_config)
+        config = BloomConfig.from_hugging_face(raw_config)
         stored = _canonical(entry for file in weight_files(folder) for entry in contents(file))
         _require_names(stored, expected=config.tensor_shapes().keys(), folder=folder)
         _require_shapes(stored, expected=config.tensor_shapes())
@@ -185,14 +185,6 @@ def read_raw_config(folder: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise NotBloomError(f"{path} holds no JSON object", hint=_FETCH_AGAIN)
     return raw
-
-
-def parse_config(raw: Mapping[str, Any]) -> BloomConfig:
-    """`BloomConfig.from_hugging_face`, with a number of the wrong type told as the ConfigError it is."""
-    try:
-        return BloomConfig.from_hugging_face(raw)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"config.json holds a value of the wrong type: {error}", hint="check config.json") from error
 
 
 def _canonical(entries: Iterable[Stored]) -> dict[str, Stored]:
