@@ -21,6 +21,7 @@ from udever.model.config import TABLE
 from udever.model.weights import Checkpoint
 from udever.training.base import load_base, write_checkpoint, write_delta
 from udever.training.bitfit import unfreeze
+from udever.training.card import with_scores
 from udever.training.deltas.comparing import diff
 from udever.training.deltas.plot import draw
 from udever.training.deltas.tools import average, extract, merge
@@ -158,12 +159,14 @@ def test_the_plot_names_layers_and_kinds(delta: Path, raw_bloom: Path, tmp_path:
 def test_the_merged_checkpoint_embeds_as_the_delta(
     delta: Path, tmp_path: Path, precision: str, tolerance: float
 ) -> None:
+    (delta / "README.md").write_text("# the delta's card\n")
     merge(str(delta), tmp_path / "merged")
     np.testing.assert_allclose(embed(tmp_path / "merged", precision), embed(delta, precision), atol=tolerance, rtol=0)
     assert Checkpoint.open(tmp_path / "merged").dtypes.keys() == {"F16", "F32"}  # nothing rounded, nothing widened
     model = Embedder.load(str(tmp_path / "merged"), device="cpu")
     assert (model.name, model.max_tokens, model.matryoshka) == ("tuned", 99, (16, 64))
     assert json.loads((tmp_path / "merged" / "udever.json").read_text())["recipe"] == "ab"
+    assert (tmp_path / "merged" / "README.md").read_text().startswith("# the delta's card\n\nMerged with its base")
 
 
 @pytest.mark.parametrize(
@@ -314,6 +317,11 @@ def test_an_average_is_the_weighted_mean_of_all_numbers(raw_bloom: Path, weights
     assert found.keys() == parts[0].keys()
     model = Embedder.load(str(folder / "mean"), device="cpu")
     assert (model.name, model.max_tokens, model.matryoshka, model.manifest.scores) == ("mean", 50, (16, 64), {})
+    card = (folder / "mean" / "README.md").read_text("utf-8")
+    assert card.startswith("---\n")
+    assert "# mean\n" in card
+    assert all(f"/d{seed} | " in card for seed in range(3)), card
+    assert with_scores(card, "| a table |").count("| a table |") == 1
 
 
 def test_what_one_delta_left_alone_counts_as_the_base_s(raw_bloom: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def model(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPat
     base = load_base(str(folder / "bloom"))
     for parameter in unfreeze(base.model, tune="bitfit").values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-    write_delta(folder / "delta", base.model, base, name="tuned", max_tokens=64, license="MIT")
+    write_delta(folder / "delta", base.model, base, name="tuned", max_tokens=64, license="MIT", recipe_digest="ab12")
     return folder / "delta"
 
 
@@ -224,6 +224,7 @@ def test_the_card_is_short_and_says_how(folder: Path) -> None:
     card = (folder / "README.md").read_text("utf-8")
     assert "encode_query" in card
     assert "license: mit" in card
+    assert "recipe `ab12`" in card
 
 
 def test_a_check_that_fails_leaves_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +296,9 @@ def test_onnx_runtime_gives_our_vectors(model: Path, embedder: Embedder, tmp_pat
             (vectors,) = session.run(None, {"input_ids": ids[order], "attention_mask": mask[order]})
             ours = embedder.embed(TEXTS[order], role, truncate="end")
             assert (ours * vectors).sum(1).min() >= 0.99999
-    assert "model_int8.onnx" in (tmp_path / "onnx" / "README.md").read_text("utf-8")
+    card = (tmp_path / "onnx" / "README.md").read_text("utf-8")
+    assert "model_int8.onnx" in card
+    assert "recipe `ab12`" in card
 
 
 def test_an_nan_in_the_model_stops_an_export(model: Path, tmp_path: Path) -> None:

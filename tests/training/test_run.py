@@ -347,6 +347,9 @@ def test_what_was_measured_stands_in_the_models_own_file(recipe_file: Path, data
         for name, entry in (("delta", log[-1]), ("best", best)):
             scores = json.loads((folder / name / "udever.json").read_text())["scores"]
             assert scores == entry["scores"]
+            card = (folder / name / "README.md").read_text("utf-8")
+            assert f"| steps | {entry['step']} (" in card
+            assert all(f"| {task} | {value:g} |" in card for task, value in scores["suite:few, x 100"].items())
             (only,) = read_scores(scores)
             assert only.protocol == "suite:few, x 100"
             assert [task for task, _ in only.scores] == ["same", "other"]

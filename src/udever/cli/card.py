@@ -12,8 +12,6 @@ from cyclopts import Parameter
 from udever.cli.options import needing
 from udever.errors import OptionError
 
-CARD = "README.md"
-
 
 def card(
     model: Annotated[Path, Parameter(help="Folder of a model that udever train made, or its README.md.")],
@@ -36,6 +34,7 @@ def card(
         from udever.training.card import with_scores
     from udever.cli.report import chosen
     from udever.engine.folders import whole_file
+    from udever.engine.registry import CARD
     from udever.evaluation.reports.files import markdown
     from udever.evaluation.reports.gather import gather
     from udever.evaluation.reports.report import build

@@ -91,7 +91,6 @@ def train(
 def _train(
     session: "Session", folder: Path, beside: Path, *, resume: bool, data: Path, shown: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
-    from udever.engine.folders import whole_file
     from udever.training import plot, run
 
     evaluate = _evaluation(session, folder, beside, data=data)  # what is wrong with it is said before a run begins
@@ -109,17 +108,15 @@ def _train(
         callbacks = run.Callbacks(
             on_step=on_step,
             evaluate=evaluate,
-            keep_best=lambda measured: session.write(folder / "best", scores=measured.scores),
+            keep_best=lambda log: session.write(folder / "best", log=log),
         )
         run.train(session.trainer, folder, world=session.world, callbacks=callbacks, **options)
     result = folder / ("delta" if session.recipe.tune == "bitfit" else "model")
     log = run.read_log(folder)
     with session.trainer.whole_model():
         if session.world.is_main:
-            session.write(result, scores=run.last_scores(log))
+            session.write(result, log=log)
     if session.world.is_main:
-        with whole_file(result / "README.md") as temporary:
-            temporary.write_text(session.describe(log), "utf-8")
         plot.draw(folder / "loss.svg", log)
         shutil.rmtree(folder / NOW, ignore_errors=True)
     return {

@@ -25,7 +25,7 @@ from torch import Tensor
 from udever.engine import registry
 from udever.engine.folders import whole_folder
 from udever.engine.hub import DELTA_FILE
-from udever.engine.registry import MANIFEST, Manifest, ModelSource
+from udever.engine.registry import CARD, MANIFEST, Manifest, ModelSource
 from udever.engine.tensor_files import save_tensors
 from udever.errors import DeltaError, NonFiniteWeightsError, TensorNamesError, TensorShapeError
 from udever.model.config import TABLE, BloomConfig
@@ -187,6 +187,7 @@ def write(
     own_tokenizer: bool = False,
     kind: Kind = "absolute",
     recipe: str = "",
+    card: str = "",
     replace: bool = False,
 ) -> None:
     """Write a delta's folder, which appears whole under its name.
@@ -197,6 +198,7 @@ def write(
         base: made by `BaseReference.to` for this `folder`.
         own_tokenizer: it is not the base's with markers, so it is stored.
         recipe: digest of what made it.
+        card: Markdown, written as README.md; empty: none.
         replace: a folder of that name is replaced.
 
     Raises:
@@ -217,6 +219,8 @@ def write(
         (unfinished / MANIFEST).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8")
         if own_tokenizer:
             (unfinished / "tokenizer.json").write_text(tokenizer.content, "utf-8")
+        if card:
+            (unfinished / CARD).write_text(card, "utf-8")
 
 
 def table_rows(checkpoint: Checkpoint, token_ids: Sequence[int]) -> Tensor:

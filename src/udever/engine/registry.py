@@ -31,6 +31,7 @@ Kind = Literal["built-in", "folder", "hub"]
 BUILTIN_FOLDER = Path(__file__).parent.parent / "builtin"
 """One folder for each model in the wheel."""
 MANIFEST = "udever.json"
+CARD = "README.md"
 POOLING = "closing_marker"
 """The one pooling there is: the hidden state of the closing marker after the final norm."""
 

@@ -137,6 +137,7 @@ def write_delta(
     matryoshka: Sequence[int] = (),
     license: str = "",
     scores: Mapping[str, Any] | None = None,
+    card: str = "",
     kind: deltas.Kind = "absolute",
 ) -> None:
     """Write a trained model's biases and own rows, those that differ from the full checkpoint's, as a delta.
@@ -147,6 +148,7 @@ def write_delta(
         max_tokens: None: the base's.
         matryoshka: prefix sizes it was trained for; the full width is added. Empty: the base's.
         license: empty: the base's.
+        card: the model card; empty: none.
 
     Raises:
         NonFiniteWeightsError: the training diverged; nothing is written.
@@ -161,6 +163,7 @@ def write_delta(
         own_tokenizer=base.own_tokenizer,
         kind=kind,
         recipe=recipe_digest,
+        card=card,
         replace=True,
     )
 
@@ -176,6 +179,7 @@ def write_checkpoint(
     matryoshka: Sequence[int] = (),
     license: str = "",
     scores: Mapping[str, Any] | None = None,
+    card: str = "",
     storage: Storage = "fp32",
 ) -> None:
     """Write a trained model whole, as transformers and udever load it; arguments as in `write_delta`."""
@@ -187,6 +191,7 @@ def write_checkpoint(
         manifest=_manifest(base, name, max_tokens, matryoshka, license, scores),
         recipe=recipe_digest,
         storage=storage,
+        card=card,
     )
     own = Moved(biases={}, token_ids=_token_ids(model.own_rows), rows=_row_values(model.own_rows))
     write_full(folder, parts_of(tensors, own, storage=storage), files=files, replace=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from udever.engine.registry import Manifest
 from udever.errors import OptionError
 from udever.training.recipe import Recipe
 from udever.training.run import last_scores
@@ -59,7 +60,26 @@ def hardware(device: torch.device, *, processes: int) -> str:
 
 def card(facts: RunFacts) -> str:
     """The whole page; of scores only what the run itself measured, at its last step."""
-    return "\n".join([*_metadata(facts), *_use(facts), *_data(facts), *_training(facts), *_scores(facts)]) + "\n"
+    head = _metadata(facts.license, base=facts.base, tags=[facts.recipe.tune.partition(":")[0]])
+    use = _use(facts.recipe.name, base=facts.base, dimensions=facts.dimensions, max_tokens=facts.max_tokens)
+    return _page(head, use, _digests(facts), _data(facts), _training(facts), _scores(last_scores(facts.log)))
+
+
+def mean_card(manifest: Manifest, *, base: str, dimensions: int, parts: Sequence[tuple[str, float]]) -> str:
+    """Of the mean of several deltas.
+
+    Args:
+        parts: each delta's name and share.
+    """
+    rows = [f"| {name} | {share:.3g} |" for name, share in parts]
+    made = ["## Made of", "", "| delta | share |", "|---|---:|", *rows, ""]
+    head = _metadata(manifest.license, base=base, tags=["bitfit"])
+    use = _use(manifest.name or "mean", base=base, dimensions=dimensions, max_tokens=manifest.max_tokens)
+    return _page(head, use, made, _scores({}))
+
+
+def _page(*sections: list[str]) -> str:
+    return "\n".join(line for section in sections for line in section) + "\n"
 
 
 def with_scores(text: str, tables: str) -> str:
@@ -74,19 +94,18 @@ def with_scores(text: str, tables: str) -> str:
     return place.sub(lambda _: f"{BEGIN}\n{tables.strip()}\n{END}", text)
 
 
-def _metadata(facts: RunFacts) -> list[str]:
+def _metadata(license_: str, *, base: str, tags: Sequence[str]) -> list[str]:
     lines = ["---", "pipeline_tag: sentence-similarity", "library_name: udever"]
-    lines += [f"license: {facts.license.lower()}"] if facts.license else []
-    lines += [f"base_model: {facts.base}"] if "/" in facts.base and not facts.base.startswith(("/", ".")) else []
-    return [*lines, f"tags: [udever, bloom, {facts.recipe.tune.partition(':')[0]}, feature-extraction]", "---"]
+    lines += [f"license: {license_.lower()}"] if license_ else []
+    lines += [f"base_model: {base}"] if "/" in base and not base.startswith(("/", ".")) else []
+    return [*lines, f"tags: [{', '.join(['udever', 'bloom', *tags, 'feature-extraction'])}]", "---"]
 
 
-def _use(facts: RunFacts) -> list[str]:
-    name = facts.recipe.name
+def _use(name: str, *, base: str, dimensions: int, max_tokens: int) -> list[str]:
     return [
         f"# {name}",
         "",
-        f"A Udever embedder on `{facts.base}`: {facts.dimensions} dimensions, at most {facts.max_tokens} tokens."
+        f"A Udever embedder on `{base}`: {dimensions} dimensions, at most {max_tokens} tokens."
         " Queries are read as `[BOQ] … [EOQ]`, documents as `[BOD] … [EOD]`; the vector is the"
         " closing marker's last hidden state.",
         "",
@@ -99,17 +118,13 @@ def _use(facts: RunFacts) -> list[str]:
         "print(queries @ documents.T)",
         "```",
         "",
-        f"The base's weights have the digest `{facts.weights}`.{_start(facts)}",
-        "",
     ]
 
 
-def _start(facts: RunFacts) -> str:
-    if facts.start == facts.weights:
-        return ""
-    return (
-        f" Training went on from the delta `{facts.recipe.base}` on it; both together have the digest `{facts.start}`."
-    )
+def _digests(facts: RunFacts) -> list[str]:
+    digest = f"The base's weights have the digest `{facts.weights}`."
+    on = f" Training went on from the delta `{facts.recipe.base}` on it; both together have the digest `{facts.start}`."
+    return [digest + (on if facts.start != facts.weights else ""), ""]
 
 
 def _data(facts: RunFacts) -> list[str]:
@@ -163,8 +178,7 @@ def _objective(recipe: Recipe) -> str:
     return f"distill, temperature {distill.temperature:g}{beside}"
 
 
-def _scores(facts: RunFacts) -> list[str]:
-    measured = last_scores(facts.log)
+def _scores(measured: Mapping[str, Any]) -> list[str]:
     rows = [f"| {protocol} | {name} | {value:g} |" for protocol, of in measured.items() for name, value in of.items()]
     table = ["| measured in the run | | |", "|---|---|---:|", *rows] if rows else [NO_SCORES]
     return ["## Scores", "", BEGIN, *table, END]

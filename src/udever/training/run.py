@@ -86,8 +86,8 @@ class Callbacks:
     on_step: Callable[[StepReport], None] = lambda _: None
     evaluate: Callable[[], Measured] | None = None
     """Measure the model as it is now."""
-    keep_best: Callable[[Measured], object] = lambda _: None
-    """Write the model as it is now into `best/`."""
+    keep_best: Callable[[Sequence[Mapping[str, Any]]], object] = lambda _: None
+    """Write the model as it is now into `best/`; what is given is the log, with what was measured as its last entry."""
 
 
 def begun(folder: Path) -> Identity | None:
@@ -145,10 +145,11 @@ def train(
             if due and callbacks.evaluate:
                 with trainer.whole_model():
                     measured = callbacks.evaluate() if world.is_main else Measured(score=best)
+                    entry = {"step": report.step, "score": measured.score, "scores": measured.scores}
                     if measured.score > best:
                         best = measured.score
-                        callbacks.keep_best(measured)
-                write({"step": report.step, "score": measured.score, "scores": measured.scores})
+                        callbacks.keep_best([*read_log(folder), entry])
+                    write(entry)
             if report.step % every == 0 or report.step == steps:  # after its score, that a kill cannot leave it out
                 facts = checkpoint.Facts(step=report.step, processes=world.size)
                 state = checkpoint.state_of(trainer.parameters, trainer.optimizer, kept=world.is_main)

@@ -29,7 +29,7 @@ from udever.training.free_memory import free_bytes
 from udever.training.memory import STATE_BYTES, fitting_chunk
 from udever.training.objective import contrastive, distill
 from udever.training.recipe import Recipe
-from udever.training.run import Identity
+from udever.training.run import Identity, last_scores
 from udever.training.sharding import own_part
 from udever.training.step import CHUNK_TOKENS, Trainer, movable
 from udever.training.verify import Case
@@ -58,8 +58,12 @@ class Session:
         replaced = parameters["own_rows.rows"].numel() if {"table", "own_rows.rows"} <= parameters.keys() else 0
         return sum(parameter.numel() for parameter in parameters.values()) - replaced
 
-    def write(self, folder: Path, *, scores: Mapping[str, Any] | None = None) -> Path:
-        """The model as it is now: a delta folder, or a whole checkpoint if more than biases moved."""
+    def write(self, folder: Path, *, log: Sequence[Mapping[str, Any]] = ()) -> Path:
+        """The model as it is now: a delta folder, or a whole checkpoint if more than biases moved.
+
+        Args:
+            log: of the run until now, for the model's card and scores; empty: without them.
+        """
         writer = write_delta if self.recipe.tune == "bitfit" else write_checkpoint
         writer(
             folder,
@@ -68,7 +72,8 @@ class Session:
             name=self.recipe.name,
             matryoshka=self.recipe.contrast.prefixes or (self.base.config.width,),
             recipe_digest=self.recipe.digest,
-            scores=scores or {},
+            scores=last_scores(log),
+            card=self.describe(log) if log else "",
         )
         return folder
 

@@ -5,6 +5,7 @@ tensors a window at a time is in memory.
 Does not know: how the result is shown, or what is made of it.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from udever.engine.deltas import Moved
 from udever.engine.locating import Located, locate
-from udever.engine.registry import Manifest, check_finite
+from udever.engine.registry import MANIFEST, Manifest, check_finite
 from udever.errors import DeltaError
 from udever.model.config import TABLE, BloomConfig
 from udever.model.weight_files import first_of
@@ -101,6 +102,14 @@ class Weights:
     def base_digest(self) -> str:
         """Of the full checkpoint underneath."""
         return self.located.weights_digest(self.checkpoint)
+
+    @cached_property
+    def recipe(self) -> str:
+        """Digest of the recipe that made the model, as its `udever.json` says; empty if it does not."""
+        if self.located.delta:
+            return self.located.delta.recipe
+        path = self.located.base.folder / MANIFEST
+        return str(json.loads(path.read_text("utf-8")).get("recipe", "")) if path.exists() else ""
 
     def shares_base_with(self, other: "Weights") -> bool:
         """Whether all that is not moved is the same; looked for only where a base had to be hashed anyway."""

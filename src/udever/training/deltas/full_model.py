@@ -17,7 +17,7 @@ from torch import Tensor
 
 from udever.engine.deltas import Moved
 from udever.engine.folders import whole_folder
-from udever.engine.registry import MANIFEST, Manifest, manifest_json
+from udever.engine.registry import CARD, MANIFEST, Manifest, manifest_json
 from udever.errors import NonFiniteWeightsError, OptionError
 from udever.model.config import TABLE
 from udever.model.weight_files import DTYPES
@@ -54,6 +54,8 @@ class ModelFiles:
     recipe: str = ""
     """Digest of the recipe that made it; empty if none did."""
     storage: Storage = "exact"
+    card: str = ""
+    """The model card; empty: none."""
 
 
 def parts_of(tensors: Mapping[str, Tensor], moved: Moved, *, storage: Storage) -> dict[str, Part]:
@@ -92,7 +94,7 @@ def side_files(files: ModelFiles) -> dict[str, str]:
         "tokenizer.json": files.tokenizer.content,
         "tokenizer_config.json": _json(tokenizer_config(files)),
         MANIFEST: _json(manifest),
-    }
+    } | ({CARD: files.card} if files.card else {})
 
 
 def tokenizer_config(files: ModelFiles) -> dict[str, Any]:

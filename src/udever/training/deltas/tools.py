@@ -4,7 +4,6 @@ Invariant: what is written embeds as what it was made from; nothing that moved i
 Does not know: how the results are shown.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,16 @@ from torch import Tensor
 
 from udever.engine import deltas
 from udever.engine.deltas import BaseReference, Delta, Moved
-from udever.engine.registry import MANIFEST, Manifest
+from udever.engine.registry import CARD, Manifest
 from udever.errors import DeltaError, OptionError
 from udever.model.config import TABLE
 from udever.model.weight_files import first_of
+from udever.training.card import mean_card
 from udever.training.deltas.comparing import Difference, Weights, compare
 from udever.training.deltas.full_model import ModelFiles, Storage, parts_of, write_full
+
+MERGED = "\nMerged with its base into one checkpoint by `udever delta merge`.\n"
+"""Said at the end of a merged model's card."""
 
 
 def merge(name: str, folder: Path, *, storage: Storage = "exact") -> None:
@@ -38,6 +41,7 @@ def merge(name: str, folder: Path, *, storage: Storage = "exact") -> None:
         manifest=model.manifest(),
         recipe=delta.recipe,
         storage=storage,
+        card=_merged_card(delta.folder),
     )
     write_full(folder, parts_of(model.checkpoint.tensors(), model.moved, storage=storage), files=files)
 
@@ -66,7 +70,7 @@ def extract(full: str, folder: Path, *, base: str, kind: deltas.Kind = "absolute
         token_ids=found.token_ids,
         rows=tuned.moved.table_rows(tuned.checkpoint, found.token_ids) if found.token_ids else None,
     )
-    _write(folder, moved, ground, like=tuned, manifest=tuned.manifest(), kind=kind, recipe=_recipe(tuned))
+    _write(folder, moved, ground, like=tuned, manifest=tuned.manifest(), kind=kind, recipe=tuned.recipe)
     return found
 
 
@@ -105,7 +109,15 @@ def average(names: Sequence[str], folder: Path, *, weights: Sequence[float] = ()
         matryoshka=tuple(sorted(trained)),
         scores={},
     )
-    _write(folder, _mean(models, shares), first, like=first, manifest=manifest)
+    parts = [(made.name or name, share) for made, name, share in zip(manifests, names, shares, strict=True)]
+    card = mean_card(manifest, base=first.located.base.name, dimensions=first.config.width, parts=parts)
+    _write(folder, _mean(models, shares), first, like=first, manifest=manifest, card=card)
+
+
+def _merged_card(folder: Path) -> str:
+    """The delta's own, if it has one: both embed alike."""
+    path = folder / CARD
+    return path.read_text("utf-8") + MERGED if path.is_file() else ""
 
 
 def _mean(models: Sequence[Weights], shares: Sequence[float]) -> Moved:
@@ -143,6 +155,7 @@ def _write(
     manifest: Manifest,
     kind: deltas.Kind = "absolute",
     recipe: str = "",
+    card: str = "",
 ) -> None:
     """`like` has the tokenizer."""
     own_tokenizer = base.located.own_tokenizer or like.tokenizer.digest != base.tokenizer.digest
@@ -156,15 +169,8 @@ def _write(
         own_tokenizer=own_tokenizer,
         kind=kind,
         recipe=recipe,
+        card=card,
     )
-
-
-def _recipe(model: Weights) -> str:
-    """Digest of the recipe that made a model, as its `udever.json` says; empty if it does not."""
-    if model.located.delta:
-        return model.located.delta.recipe
-    path = model.located.base.folder / MANIFEST
-    return str(json.loads(path.read_text("utf-8")).get("recipe", "")) if path.exists() else ""
 
 
 def _require_delta(model: Weights) -> Delta:

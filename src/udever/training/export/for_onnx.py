@@ -26,7 +26,14 @@ from udever.engine.folders import whole_folder
 from udever.errors import UdeverError
 from udever.tokenizer import ROLES, Role
 from udever.training.deltas.comparing import Weights
-from udever.training.export.for_sentence_transformers import MIN_COSINE, Checked, Encode, Vectors, check_against
+from udever.training.export.for_sentence_transformers import (
+    MIN_COSINE,
+    Checked,
+    Encode,
+    Vectors,
+    check_against,
+    made_by,
+)
 from udever.training.export.padded_graph import PaddedGraph
 from udever.training.export.role_tokenizer import of_role, pad_token
 
@@ -72,7 +79,7 @@ def export_onnx(name: str, folder: Path, *, int8: bool = False) -> OnnxChecked:
         if int8:
             _quantize(unfinished / "model.onnx", unfinished / "model_int8.onnx")
             found = check_against(name, _on_onnxruntime(unfinished, "model_int8.onnx"), least=None)
-        (unfinished / "README.md").write_text(_readme(manifest.name or name, found), "utf-8")
+        (unfinished / "README.md").write_text(_readme(manifest.name or name, found, recipe=weights.recipe), "utf-8")
     return OnnxChecked(fp32=fp32, int8=found)
 
 
@@ -151,7 +158,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _readme(name: str, int8: Checked | None) -> str:
+def _readme(name: str, int8: Checked | None, *, recipe: str) -> str:
     quantised = (
         "\n`model_int8.onnx` is the same with int8 matrices: on sample texts its cosine to the float32 vectors is"
         f" {int8.min_cosine:.4f} or more.\n"
@@ -173,5 +180,5 @@ inputs = {{"input_ids": [e.ids for e in read], "attention_mask": [e.attention_ma
 
 The vectors have length 1 and are those of the udever model these files were exported from; the tokenizer files write
 the role's markers around a text, cut it and pad it.
-{quantised}Written by `udever export`.
+{quantised}Written by `udever export`.{made_by(recipe)}
 """

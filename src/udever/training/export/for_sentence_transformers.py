@@ -100,7 +100,7 @@ def export_sentence_transformers(
     texts["tokenizer.json"] = private(tokenizer, role=DEFAULT_ROLE)
     texts["tokenizer_config.json"] = _json(_tokenizer_config(files))
     texts |= {name: _json(content) for name, content in _module_files(weights.config.width).items()}
-    texts["README.md"] = _readme(manifest.name or name, manifest.license)
+    texts["README.md"] = _readme(manifest.name or name, manifest.license, recipe=weights.recipe)
     with whole_folder(folder) as unfinished:
         with (unfinished / "model.safetensors").open("wb") as stream:
             write_safetensors(stream, parts_of(weights.checkpoint.tensors(), weights.moved, storage=storage))
@@ -243,7 +243,7 @@ def _module_files(width: int) -> dict[str, Any]:
     }
 
 
-def _readme(name: str, license_: str) -> str:
+def _readme(name: str, license_: str, *, recipe: str) -> str:
     head = f"---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n{_license(license_)}---\n"
     return f"""{head}
 # {name}, for sentence-transformers 6
@@ -258,8 +258,13 @@ model.similarity(queries, documents)
 ```
 
 The vectors are those of the udever model this folder was exported from: markers, last-token pooling and unit length
-are taken care of. Written by `udever export`.
+are taken care of. Written by `udever export`.{made_by(recipe)}
 """
+
+
+def made_by(recipe: str) -> str:
+    """A sentence for an exported model's page: which recipe's digest its weights go back to."""
+    return f" The model was trained by the recipe `{recipe}`." if recipe else ""
 
 
 def _license(name: str) -> str:
