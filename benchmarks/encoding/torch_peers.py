@@ -12,9 +12,9 @@ from torch import Tensor
 from encoding.peers import Peer, Setting, Unavailable
 from encoding.workload import Texts, padded_batches, padding_ratio
 from udever import Embedder
+from udever.engine.compute import closing_vectors
 from udever.engine.embedder import BATCH_TOKENS
-from udever.engine.packing import pack
-from udever.model.bloom import Bloom, closing_states
+from udever.model.bloom import Bloom
 from udever.model.linear import native_bf16
 from udever.model.precision import Precision
 
@@ -124,11 +124,7 @@ def udever_peer(precision: Precision) -> Callable[[Setting], Peer]:
         batch_tokens = BATCH_TOKENS[setting.device.type]
 
         def run(texts: Texts) -> Tensor:
-            out = torch.empty(len(texts), setting.shape.width)
-            batches = pack(texts.sequences, batch_tokens=batch_tokens, device=setting.device)
-            for indices, vectors in [(indices, closing_states(model, batch)) for indices, batch in batches]:
-                out[indices] = vectors.cpu()
-            return out
+            return closing_vectors(model, texts.sequences, batch_tokens=batch_tokens, device=setting.device)
 
         return Peer(run=run, precision=precision)
 

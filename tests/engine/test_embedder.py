@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, BloomModel
 
 from udever import Embedder
-from udever.engine import loading
+from udever.engine import compute, loading
 from udever.errors import (
     DimensionsError,
     EmptyTextError,
@@ -141,6 +141,22 @@ def test_a_text_has_one_vector(model: Embedder, texts: list[str], order: "object
     vectors = model.embed(shuffled, batch_tokens=batch_tokens)
     for text, vector in zip(shuffled, vectors, strict=True):
         np.testing.assert_allclose(vector, alone[texts.index(text)], atol=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 1e-2), ("int8", 1e-2)])
+def test_many_texts_side_by_side_have_the_vectors_of_one_after_the_other(
+    tiny_checkpoint: Path, precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Embedder.load(str(tiny_checkpoint), precision=precision, device="cpu")
+    texts = [f"{word} " * (1 + index % 29) for index in range(60) for word in ("fox", "hund", "קאט")]
+    one_after_the_other = model.embed(texts, batch_tokens=200)
+    monkeypatch.setattr(compute, "WORTH_TOKENS", 100)
+    monkeypatch.setattr(compute, "places", lambda _: 3)
+    ran, original = set(), compute.closing_states
+    monkeypatch.setattr(compute, "closing_states", lambda *of: (ran.add(threading.get_ident()), original(*of))[1])
+    np.testing.assert_allclose(model.embed(texts, batch_tokens=200), one_after_the_other, atol=tolerance, rtol=0)
+    assert len(ran) == 3
+    assert threading.get_ident() not in ran
 
 
 def test_embed_iter_yields_the_same_vectors_in_order(model: Embedder) -> None:
@@ -309,7 +325,7 @@ def test_progress_is_shown_when_asked(model: Embedder, capfd: pytest.CaptureFixt
 def test_an_interrupt_between_batches_leaves_the_model_usable(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     before = model.embed(TEXTS)
     with monkeypatch.context() as patch:
-        patch.setattr("udever.engine.embedder.closing_states", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("udever.engine.compute.closing_states", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             model.embed(TEXTS)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("udever-tokenize")]

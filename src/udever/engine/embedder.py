@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from udever.engine import loading
 from udever.engine.ahead import one_ahead
+from udever.engine.compute import closing_vectors
 from udever.engine.options import Options, at_least_one, check_options, one_of, require_many
-from udever.engine.packing import pack
 from udever.engine.progress import length_hint, with_progress
 from udever.engine.registry import Manifest
 from udever.errors import NonFiniteWeightsError, TooManyTokensError
-from udever.model.bloom import closing_states
 from udever.model.config import BloomConfig
 from udever.model.precision import Precision
 from udever.tokenizer import ROLES, Role, Truncate, require_text
@@ -243,11 +242,10 @@ class Embedder:
         """
         row_of: dict[tuple[int, ...], int] = {}
         rows = [row_of.setdefault(tuple(sequence), len(row_of)) for sequence in sequences]
-        out = torch.empty(len(row_of), self.dimensions)
+        if row_of:
+            self._expect(sum(map(len, row_of)))
         budget = batch_tokens or self.batch_tokens
-        for indices, batch in pack(list(row_of), batch_tokens=budget, device=self._parts.device):
-            self._expect(len(batch.token_ids))
-            out[indices] = closing_states(self._parts.model, batch).to(out.device)
+        out = closing_vectors(self._parts.model, list(row_of), batch_tokens=budget, device=self._parts.device)
         if not torch.isfinite(out).all():
             raise NonFiniteWeightsError(
                 f"{self.name} gave a vector with NaN or infinity", hint="its token table is damaged: fetch it again"
