@@ -94,9 +94,7 @@ def bulk(
     choice: ModelChoice = ModelChoice(),  # noqa: B008
     runtime: Runtime = Runtime(),  # noqa: B008
     shaping: Shaping = Shaping(),  # noqa: B008
-    batch_tokens: Annotated[
-        int | None, Parameter(help="Tokens the model sees at once: speed and memory, not the vectors.")
-    ] = None,
+    batch_tokens: Annotated[int | None, Parameter(help="Tokens of a batch: speed and memory, not the vectors.")] = None,
     writing: Writing = Writing(),
     engine: Annotated[Engine, Parameter(help="This machine, or a Ray cluster.")] = "local",
     cluster: Cluster = Cluster(),

@@ -81,9 +81,7 @@ def embed(
     ] = False,
     text: Annotated[bool, Parameter(help="Write the texts beside the vectors (parquet, jsonl).")] = True,
     runtime: Runtime = Runtime(),  # noqa: B008
-    batch_tokens: Annotated[
-        int | None, Parameter(help="Tokens the model sees at once: speed and memory, not the vectors.")
-    ] = None,
+    batch_tokens: Annotated[int | None, Parameter(help="Tokens of a batch: speed and memory, not the vectors.")] = None,
     progress: Annotated[bool | None, Parameter(help="A progress bar on stderr; default: on a terminal.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -27,7 +27,7 @@ from udever.model.precision import Precision
 from udever.tokenizer import ROLES, Role, Truncate, require_text
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
-"""Tokens the model sees at once, by kind of device: what 2 cores like best, and what keeps a large GPU busy."""
+"""Tokens of a batch, by kind of device: what cores like best, and what keeps a large GPU busy."""
 WARM_UP_TOKENS = 1024
 """From so much work on, preparing the weights for it pays: one long batch, or 16 short ones."""
 SHORT_BATCH_TOKENS = 64
@@ -115,7 +115,7 @@ class Embedder:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens the model sees at once unless a call says otherwise: 2,048 on a CPU, 32,768 on a GPU."""
+        """Tokens of a batch unless a call says otherwise: 2,048 on a CPU, 32,768 on a GPU."""
         return BATCH_TOKENS[self._parts.device.type]
 
     @cached_property
@@ -152,7 +152,7 @@ class Embedder:
             max_tokens: a lower limit than the model's, both markers included.
             truncate: what to do with longer texts: "error", or cut the body's "end" or "start", never a marker.
             progress: show a bar on standard error.
-            batch_tokens: tokens the model sees at once, by default the property of that name; changes speed and
+            batch_tokens: tokens of a batch, by default the property of that name; changes speed and
                 memory, not the vectors.
 
         Returns:

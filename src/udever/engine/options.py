@@ -46,7 +46,7 @@ class Limits(Protocol):
 
     @property
     def batch_tokens(self) -> int:
-        """Seen at once unless a call says otherwise."""
+        """Of a batch unless a call says otherwise."""
 
 
 def check_options(
