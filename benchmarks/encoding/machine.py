@@ -121,8 +121,7 @@ def _int8_product() -> Callable[[], object]:
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
         return lambda: multiply(loud, 1 / INT8_MAX, ZERO_POINT, packed)
     x = torch.randint(0, 256, (ROWS, INPUTS), dtype=torch.uint8)
-    weight, scales = ONEDNN.pack(torch.ones(OUTPUTS, INPUTS, dtype=torch.int8), torch.ones(OUTPUTS))
-    zeros = torch.zeros(OUTPUTS, dtype=torch.int64)
+    weight, scales, zeros = ONEDNN.pack(torch.ones(OUTPUTS, INPUTS, dtype=torch.int8), torch.ones(OUTPUTS))
     return lambda: torch.ops.onednn.qlinear_pointwise(
         x, 1.0, 128, weight, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
     )
