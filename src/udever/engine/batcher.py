@@ -97,7 +97,6 @@ class Batcher:
         """
         self.embedder, self.max_wait_seconds = embedder, max_wait_seconds
         self.batch_tokens = batch_tokens or embedder.batch_tokens
-        self._flops_per_token = 24 * embedder.config.layers * embedder.config.width**2
         """Of the blocks' linear layers: twice 12 · layers · width²."""
         self.restarts = 0
         """How often the model thread failed and began again."""
@@ -324,7 +323,7 @@ class Batcher:
     def _timed(self, sequences: list[list[int]]) -> Vectors:
         began = time.monotonic()
         tokens = sum(map(len, sequences))
-        with fitting_threads(tokens * self._flops_per_token):
+        with fitting_threads(tokens * self.embedder.config.flops_per_token):
             vectors = self.embedder.forward(sequences, batch_tokens=self.batch_tokens)
         seconds = time.monotonic() - began
         if tokens >= self._telling_tokens:

@@ -1,4 +1,4 @@
-"""Token ids through the model: batches one after the other, or on a CPU with much to do several side by side.
+"""Token ids through the model: batches one after the other, or on a CPU with much for a small model several side by side.
 
 Invariant: which way is taken changes speed and memory, the vectors by no more than the threads' number does.
 Does not know: texts, or what becomes of the vectors.
@@ -17,10 +17,9 @@ from udever.model.bloom import Bloom, closing_states
 
 WORTH_TOKENS = 4096
 """Of each place, from which on starting threads (a millisecond each) is nothing beside what they spare."""
-BYTES = 32
-"""Of a token's widest numbers at once, for each of the model's channels."""
-ROOM_BYTES = 1 << 30
-"""For all batches that are in work."""
+SHORT_FLOPS = 5e11
+"""Of a batch: some two seconds of a core. An interrupt waits for the batches in work, and the long operations of a large
+model keep all cores busy anyway."""
 
 
 def closing_vectors(
@@ -34,9 +33,8 @@ def closing_vectors(
         out[indices] = closing_states(model, batch).to(out.device)
 
     tokens = sum(map(len, sequences))
-    held = BYTES * model.config.width * batch_tokens
-    count = min(places(device), tokens // WORTH_TOKENS, ROOM_BYTES // held)
-    if count > 1:
+    count = min(places(device), tokens // WORTH_TOKENS)
+    if count > 1 and batch_tokens * model.config.flops_per_token <= SHORT_FLOPS:
         budget = _even(tokens, batch_tokens=batch_tokens, places=count)
         side_by_side(compute, pack(sequences, batch_tokens=budget, device=device), places=count)
         return out

@@ -93,6 +93,11 @@ class BloomConfig:
         return shapes
 
     @property
+    def flops_per_token(self) -> int:
+        """In the linear layers, which are nearly all: two a weight."""
+        return 24 * self.layers * self.width**2
+
+    @property
     def parameters(self) -> int:
         """How many numbers the model has, the token table's included."""
         return sum(prod(shape) for shape in self.tensor_shapes().values())
