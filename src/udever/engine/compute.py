@@ -1,4 +1,4 @@
-"""Token ids through the model: batches one after the other, or on a CPU with much for a small model several side by side.
+"""Token ids through the model: batches one after the other, on a CPU also several side by side.
 
 Invariant: which way is taken changes speed and memory, the vectors by no more than the threads' number does.
 Does not know: texts, or what becomes of the vectors.
@@ -18,8 +18,8 @@ from udever.model.bloom import Bloom, closing_states
 WORTH_TOKENS = 4096
 """Of each place, from which on starting threads (a millisecond each) is nothing beside what they spare."""
 SHORT_FLOPS = 5e11
-"""Of a batch: some two seconds of a core. An interrupt waits for the batches in work, and the long operations of a large
-model keep all cores busy anyway."""
+"""Of a batch: some two seconds of a core. An interrupt waits for the batches in work, and the long operations of a
+large model keep all cores busy anyway."""
 
 
 def closing_vectors(
