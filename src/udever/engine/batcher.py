@@ -97,7 +97,6 @@ class Batcher:
         """
         self.embedder, self.max_wait_seconds = embedder, max_wait_seconds
         self.batch_tokens = batch_tokens or embedder.batch_tokens
-        """Of the blocks' linear layers: twice 12 · layers · width²."""
         self.restarts = 0
         """How often the model thread failed and began again."""
         self._on_batch = on_batch
