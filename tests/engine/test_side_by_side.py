@@ -94,6 +94,20 @@ def test_an_error_among_the_items_ends_it() -> None:
         side_by_side(lambda _: None, items(), places=2)
 
 
+def test_a_thread_that_cannot_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, begun = threading.Thread.start, []
+
+    def first_only(thread: threading.Thread) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", first_only)
+    with pytest.raises(RuntimeError, match="new thread"):
+        side_by_side(lambda _: None, range(10), places=3)
+
+
 def test_an_interrupt_ends_it_when_the_items_in_work_are_done() -> None:
     finished: list[int] = []
 

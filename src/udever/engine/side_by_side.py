@@ -53,9 +53,9 @@ def side_by_side(function: Callable[[Item], object], items: Iterable[Item], *, p
             started.abort()
 
     workers = [threading.Thread(target=work, name="udever-batch", daemon=True) for _ in range(places)]
-    for worker in workers:
-        worker.start()
     try:
+        for worker in workers:
+            worker.start()
         started.wait()
         torch.set_num_threads(threads)  # what new threads begin with, which each of ours has changed
         for worker in workers:
@@ -65,10 +65,13 @@ def side_by_side(function: Callable[[Item], object], items: Iterable[Item], *, p
         pass  # the error that broke it is in the list
     except BaseException as error:
         errors.append(error)
+        started.abort()
         raise
     finally:
         for worker in workers:
-            worker.join()
+            if worker.ident is not None:
+                worker.join()
+        torch.set_num_threads(threads)
     if errors:
         raise errors[0]
 
