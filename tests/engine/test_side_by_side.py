@@ -16,9 +16,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def nothing_outlives_the_call() -> Iterator[None]:
     threads = torch.get_num_threads()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist's processes ignore it
     yield
+    signal.signal(signal.SIGINT, handler)
     assert torch.get_num_threads() == threads
-    assert not [thread for thread in threading.enumerate() if thread.name == "udever-batch"]
+    for thread in threading.enumerate():
+        if thread.name == "udever-batch":
+            thread.join(0.5)  # it has ended but for its last lines
+            assert not thread.is_alive()
 
 
 def threads_of_a_new_thread() -> int:
@@ -109,14 +114,17 @@ def test_a_thread_that_cannot_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_interrupt_ends_it_when_the_items_in_work_are_done() -> None:
+    begun: list[int] = []
     finished: list[int] = []
 
     def function(item: int) -> None:
         if item == 5:
             signal.raise_signal(signal.SIGINT)
-        time.sleep(0.01)
+        begun.append(item)
+        time.sleep(0.2 if item == 6 else 0.01)
         finished.append(item)
 
     with pytest.raises(KeyboardInterrupt):
         side_by_side(function, range(1000), places=2)
     assert 5 <= len(finished) < 30
+    assert len(finished) == len(begun), "it has waited for the items in work"

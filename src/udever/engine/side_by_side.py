@@ -38,7 +38,7 @@ def side_by_side(function: Callable[[Item], object], items: Iterable[Item], *, p
     iterator, turn, errors = iter(items), threading.Lock(), list[BaseException]()
     started = threading.Barrier(places + 1)
 
-    def work() -> None:
+    def work(ended: threading.Event) -> None:
         try:
             _take_threads(max(1, threads // places))
             started.wait()
@@ -51,16 +51,22 @@ def side_by_side(function: Callable[[Item], object], items: Iterable[Item], *, p
         except BaseException as error:  # noqa: BLE001  raised below, in the caller's thread
             errors.append(error)
             started.abort()
+        finally:
+            ended.set()
 
-    workers = [threading.Thread(target=work, name="udever-batch", daemon=True) for _ in range(places)]
+    # Events, for Thread.join takes a thread for ended if an interrupt comes while it waits (CPython before 3.13).
+    workers = {
+        ended: threading.Thread(target=work, args=(ended,), name="udever-batch", daemon=True)
+        for ended in (threading.Event() for _ in range(places))
+    }
     try:
-        for worker in workers:
+        for worker in workers.values():
             worker.start()
         started.wait()
         torch.set_num_threads(threads)  # what new threads begin with, which each of ours has changed
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(LISTEN_SECONDS)
+        for ended in workers:
+            while not ended.wait(LISTEN_SECONDS):
+                pass
     except threading.BrokenBarrierError:
         pass  # the error that broke it is in the list
     except BaseException as error:
@@ -68,9 +74,9 @@ def side_by_side(function: Callable[[Item], object], items: Iterable[Item], *, p
         started.abort()
         raise
     finally:
-        for worker in workers:
+        for ended, worker in workers.items():
             if worker.ident is not None:
-                worker.join()
+                ended.wait()
         torch.set_num_threads(threads)
     if errors:
         raise errors[0]
