@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from udever.model.half import PACKED_AT_ONCE, HalfWeightLinear, has_half_weights
-from udever.model.linear import FEW_ROWS, SMALL_WEIGHT, OneDnnLinear, PlainLinear, prepacking_pays
+from udever.model.half import HalfWeightLinear, has_half_weights
+from udever.model.linear import FEW_ROWS, PACKED_AT_ONCE, SMALL_WEIGHT, OneDnnLinear, PlainLinear, prepacking_pays
 from udever.model.precision import make_linear
 
 pytestmark = pytest.mark.skipif(not has_half_weights(), reason="no FBGEMM on this machine")

@@ -7,6 +7,7 @@ from udever.errors import OptionError
 from udever.model.linear import (
     FEW_ROWS,
     GELU_BLOCK,
+    PACKED_AT_ONCE,
     SMALL_WEIGHT,
     EmulatedBf16Linear,
     OneDnnLinear,
@@ -65,6 +66,20 @@ def test_native_bf16_equals_its_emulation() -> None:
     weight, bias, x = random_layer()
     native = OneDnnLinear(weight.bfloat16(), bias.bfloat16())(x)
     torch.testing.assert_close(native.float(), EmulatedBf16Linear(weight.bfloat16(), bias)(x), atol=0.05, rtol=0.01)
+
+
+@pytest.mark.skipif(not native_bf16(), reason="this CPU has no bfloat16")
+@pytest.mark.parametrize("rows", [1, 5, 12, 64, 65, 300])
+def test_a_bf16_weight_gives_the_same_bits_before_and_after_it_is_packed(rows: int) -> None:
+    weight, bias, _ = random_layer(2 * PACKED_AT_ONCE // 512, 512)
+    layer = OneDnnLinear(weight.bfloat16(), bias.bfloat16())
+    assert not layer.weight.is_mkldnn, "it lies as it did"
+    x = torch.randn(rows, 512, generator=torch.Generator().manual_seed(rows))
+    with torch.inference_mode():
+        before = [layer(x, gelu=gelu) for gelu in (False, True)]
+        layer.prepack()
+        after = [layer(x, gelu=gelu) for gelu in (False, True)]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("gelu", [False, True], ids=["linear", "gelu"])

@@ -14,10 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udever.model.linear import FEW_ROWS, SMALL_WEIGHT, Linear, gelu_, plain_product, prepacking_pays, runs
+from udever.model.linear import (
+    FEW_ROWS,
+    PACKED_AT_ONCE,
+    SMALL_WEIGHT,
+    Linear,
+    gelu_,
+    plain_product,
+    prepacking_pays,
+    runs,
+)
 
-PACKED_AT_ONCE = 1 << 20
-"""Numbers of a weight that is packed in a few milliseconds, when it is loaded."""
 PIECE_ROWS = 512
 """Of a weight, widened or checked at once."""
 

@@ -17,6 +17,8 @@ PACKED_ROWS = 2048
 """Rows oneDNN is told to expect when it lays out weights; other row counts work too."""
 FEW_ROWS = 64
 """Up to so many tokens MKL spends its time copying the weight; who need not, is up to twice as fast."""
+PACKED_AT_ONCE = 1 << 20
+"""Numbers of a weight that is packed in a few milliseconds, when it is loaded."""
 GELU_PAYS = 1 << 16
 """Numbers from which on oneDNN's GELU is faster than PyTorch's."""
 GELU_BLOCK = 1 << 20
@@ -93,16 +95,27 @@ class PlainLinear(Linear):
 
 
 class OneDnnLinear(Linear):
-    """oneDNN's prepacked layout, GELU fused into the product."""
+    """oneDNN's product, GELU fused into it; in bfloat16 by a large weight as it lies in its file, until it is packed.
+
+    Packed it is up to 1.3 times as fast, bit for bit the same, and costs as much to make as some dozen short queries.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.dtype, self.bias = weight.dtype, bias
-        self.packed = _pack(weight)
+        self.weight = weight
+        self._is_packed = False
+        if weight.dtype != torch.bfloat16 or weight.numel() <= PACKED_AT_ONCE:
+            self.prepack()
+
+    def prepack(self) -> None:
+        """Lay the weight out as oneDNN likes it."""
+        if not self._is_packed:
+            self.weight, self._is_packed = _pack(self.weight), True
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in the weight's dtype."""
-        return _onednn(x.to(self.dtype), self.packed, self.bias, gelu=gelu)
+        return _onednn(x.to(self.dtype), self.weight, self.bias, gelu=gelu)
 
 
 class EmulatedBf16Linear(Linear):
