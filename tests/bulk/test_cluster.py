@@ -50,7 +50,7 @@ def nodes() -> Iterator[Any]:
         cluster.add_node(**node)
         ray.init(cluster.address, log_to_driver=False)
         # Both workers are there when the first shard is handed out, however slow this machine is.
-        ray.data.DataContext.get_current().wait_for_min_actors_s = 120
+        ray.data.DataContext.get_current().wait_for_min_actors_s = 300  # on busy cores they take minutes
         yield cluster
     finally:
         ray.shutdown()
