@@ -5,7 +5,6 @@ string or a fraction is none.
 """
 
 import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -110,5 +109,7 @@ def require_many(texts: object) -> None:
     """Raises InputError: not something to iterate over, or one string, which would be taken for its letters."""
     if isinstance(texts, str | bytes):
         raise InputError(f"a list of texts is needed, not one string ({texts[:40]!r})", hint="pass [text]")
-    if not isinstance(texts, Iterable):
-        raise InputError(f"a list of texts is needed, not {type(texts).__name__}", hint="pass [text]")
+    try:
+        iter(texts)  # type: ignore[call-overload]
+    except TypeError:
+        raise InputError(f"a list of texts is needed, not {type(texts).__name__}", hint="pass [text]") from None

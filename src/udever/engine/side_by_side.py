@@ -1,7 +1,7 @@
 """Pieces of work on the CPU side by side, each on cores of its own.
 
 A batch through a small model is hundreds of short operations, after each of which all threads wait for the slowest:
-two batches on a core each take three quarters of the time of one after the other on both.
+two batches on a core each take eight or nine tenths of the time of one after the other on both.
 Invariant: nothing outlives the call, and PyTorch's number of threads is as the caller set it.
 Does not know: what the work is.
 """
