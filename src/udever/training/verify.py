@@ -166,6 +166,7 @@ def _process(rank: int, case: Case, processes: int, port: int, answer: Gradients
         gradients = {way: _step(case, *way, here) for way in WAYS}
         if here.is_main:
             answer.update(gradients)
+    os._exit(0)  # at once: gloo's threads may outlive the interpreter, which then aborts
 
 
 def _step(case: Case, precision: str, kept: str, here: World) -> dict[str, Tensor]:
