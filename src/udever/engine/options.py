@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from udever.errors import DimensionsError, InputError, OptionError
-from udever.tokenizer import ROLES, TRUNCATIONS, Role, Truncate
+from udever.tokenizer import MIN_TOKENS, ROLES, TRUNCATIONS, Role, Truncate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +64,22 @@ def check_options(
         DimensionsError: the model was not trained for so many.
         OptionError: another option that cannot be; the message names it.
     """
-    if dimensions is not None and whole("dimensions", dimensions) not in (*model.matryoshka, model.dimensions):
+    size = model.dimensions if dimensions is None else whole("dimensions", dimensions)
+    if size not in (*model.matryoshka, model.dimensions):
         trained = ", ".join(map(str, model.matryoshka)) or f"only its full {model.dimensions}"
         raise DimensionsError(
-            f"{model.name} has no embedding of {dimensions} dimensions", hint=f"it was trained for {trained}"
+            f"{model.name} has no embedding of {size} dimensions", hint=f"it was trained for {trained}"
         )
-    if max_tokens is not None and not 3 <= whole("max_tokens", max_tokens) <= model.max_tokens:
+    longest = model.max_tokens if max_tokens is None else whole("max_tokens", max_tokens)
+    if not MIN_TOKENS <= longest <= model.max_tokens:
         raise OptionError(
-            f"max_tokens is {max_tokens}; {model.name} takes 3 to {model.max_tokens}, both markers included"
+            f"max_tokens is {longest}; {model.name} takes {MIN_TOKENS} to {model.max_tokens}, both markers included"
         )
     return Options(
         role=one_of("role", role, ROLES),
         normalize=normalize,
-        dimensions=model.dimensions if dimensions is None else operator.index(dimensions),
-        max_tokens=model.max_tokens if max_tokens is None else operator.index(max_tokens),
+        dimensions=size,
+        max_tokens=longest,
         truncate=one_of("truncate", truncate, TRUNCATIONS),
         batch_tokens=model.batch_tokens if batch_tokens is None else at_least_one("batch_tokens", batch_tokens),
     )
@@ -100,9 +102,10 @@ def whole(option: str, value: Any) -> int:
 
 def at_least_one(option: str, value: Any) -> int:
     """The value as an int, if it is a whole number above 0."""
-    if whole(option, value) < 1:
-        raise OptionError(f"{option} is {value}; it must be at least 1")
-    return operator.index(value)
+    number = whole(option, value)
+    if number < 1:
+        raise OptionError(f"{option} is {number}; it must be at least 1")
+    return number
 
 
 def require_many(texts: object) -> None:

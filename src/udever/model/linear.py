@@ -104,14 +104,13 @@ class OneDnnLinear(Linear):
         super().__init__()
         self.dtype, self.bias = weight.dtype, bias
         self.weight = weight
-        self._is_packed = False
         if weight.dtype != torch.bfloat16 or weight.numel() <= PACKED_AT_ONCE:
             self.prepack()
 
     def prepack(self) -> None:
         """Lay the weight out as oneDNN likes it."""
-        if not self._is_packed:
-            self.weight, self._is_packed = _pack(self.weight), True
+        if not self.weight.is_mkldnn:
+            self.weight = _pack(self.weight)
 
     def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
         """[T, in] -> [T, out] in the weight's dtype."""
