@@ -33,6 +33,7 @@ def batches(tiny_tokenizer_path: Path, tmp_path: Path) -> Batches:
     return Batches(Mixture([store]), recipe, markers=tokenizer.markers, targets=targets)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # two, on a machine of one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_made_ahead_are_those_of_their_steps(batches: Batches, workers: int) -> None:
     ahead = Ahead(batches, workers=workers)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from udever.cli import BAD_ROWS, OK
-from udever.cli.options import JsonFlag, ModelChoice, Role, Runtime, Shaping, load
+from udever.cli.options import JsonFlag, ModelChoice, Role, Runtime, Shaping, load, refuse_unknown_options
 from udever.errors import OptionError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def bulk(
     """
     from udever.bulk.run import open_run, prepare
 
-    _refuse_unknown_options(inputs)
+    refuse_unknown_options(inputs, command="bulk")
     if batch_tokens is not None and batch_tokens < 1:
         raise OptionError(f"--batch-tokens is {batch_tokens}; it must be at least 1")
     options = _options(texts, shaping, writing)
@@ -191,12 +191,6 @@ def _names(columns: Sequence[str]) -> tuple[str, ...] | None:
     if not names:
         return None
     return () if names == ["none"] else tuple(dict.fromkeys(names))
-
-
-def _refuse_unknown_options(inputs: Sequence[str]) -> None:
-    for name in inputs:
-        if name.startswith("-"):
-            raise OptionError(f"unknown option {name}", hint=f"see udever bulk --help; a file of that name is ./{name}")
 
 
 def _say_what_is_done(run: "Run") -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from cyclopts import Parameter
 
 from udever.cli.formats import STDIN, Format, ReadOptions, Record
-from udever.cli.options import CLI_HINTS, JsonFlag, ModelChoice, Role, Runtime, Shaping, load
+from udever.cli.options import CLI_HINTS, JsonFlag, ModelChoice, Role, Runtime, Shaping, load, refuse_unknown_options
 from udever.cli.readers import Inputs, open_inputs
 from udever.errors import FileInputError, InputError, OptionError
 
@@ -92,7 +92,7 @@ def embed(
     """
     from udever.cli.writers import check_output, open_writer
 
-    _refuse_unknown_options(files)
+    refuse_unknown_options(files, command="embed")
     if as_json and output is None:
         raise OptionError("--json prints its summary where the vectors go", hint="pass --output too")
     check_output(output, [file for file in files if file != STDIN])
@@ -136,14 +136,6 @@ def embed(
         },
         as_json=as_json,
     )
-
-
-def _refuse_unknown_options(files: Sequence[str]) -> None:
-    for file in files:
-        if file.startswith("-") and file != STDIN:
-            raise OptionError(
-                f"unknown option {file}", hint=f"see udever embed --help; a file of that name is ./{file}"
-            )
 
 
 def _with_records(blocks: Iterator[Any], feed: "_Feed") -> Iterator[tuple[list[Record], Any]]:

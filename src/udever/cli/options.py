@@ -5,14 +5,14 @@ Does not know: what the model is used for.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from udever.errors import UdeverError
+from udever.errors import OptionError, UdeverError
 
 if TYPE_CHECKING:
     from udever import Embedder
@@ -86,6 +86,19 @@ def load(name: str, runtime: Runtime) -> "Embedder":
     # A path typed in a shell may begin with ~ even where the shell did not expand it (--model=~/x).
     name = os.path.expanduser(name)  # noqa: PTH111  Path's raises where there is no such user
     return Embedder.load(name, precision=runtime.precision, device=runtime.device, revision=runtime.revision)
+
+
+def refuse_unknown_options(names: Sequence[str], *, command: str) -> None:
+    """Of a command that takes any number of files: one that begins like an option is a misspelt option.
+
+    Raises:
+        OptionError: names it, and how to write a file of that name.
+    """
+    for name in names:
+        if name.startswith("-") and name != "-":
+            raise OptionError(
+                f"unknown option {name}", hint=f"see udever {command} --help; a file of that name is ./{name}"
+            )
 
 
 @contextmanager
