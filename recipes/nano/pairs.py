@@ -1,6 +1,6 @@
 """Writes what the contrastive stage learns from: texts that belong together, and the teacher's vectors of them.
 
-    python recipes/nano/pairs.py pairs   --data D --work W   # W/{pairs,passages,code,sts,mined,varied,projects}.jsonl
+    python recipes/nano/pairs.py pairs   --data D --work W   # a file W/STORE.jsonl of each store
     python recipes/nano/pairs.py unread  --data D --work W      # W/targets.json: what teacher.py has not read of them
     python recipes/nano/pairs.py targets --data D --work W      # W/stores/targets, once the stores are there
 
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import paraphrases
 import teacher
 import vary
 from data import MAX_CHARS, Example, examples, pair, passage, query, rows, sts_pairs
@@ -32,8 +33,12 @@ CAP |= {"mined": 80_000}
 """Pairs of a group and language at most."""
 STORES = ("pairs", "passages", "code", "sts", "mined", "varied")
 """Those whose texts learn the teacher's vectors, in the recipes' order."""
+CONTRASTED = ("projects", "languages", "paraphrases")
+"""Stores of the contrastive stages, which need no teacher."""
 PROJECT_PAIRS = 128
 """Of a project at least, so that a batch can be of one: searching one project's functions is what `code` is for."""
+LANGUAGE_PAIRS = 512
+"""Of a language at least, for the same reason: whoever looks for a translation finds a language's sentences."""
 FUNCTIONS = ("code", "mined")
 SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|[。！？।]|$)\s*", re.DOTALL)
 SHORTEST_SENTENCES, SHORTEST_CHARS = 3, 25
@@ -98,6 +103,17 @@ def projects(pool: list[Example]) -> Iterator[dict[str, object]]:
             yield from (pair(*texts, name) for e in found if (texts := _row(e, e.group)))
 
 
+def languages(pool: list[Example]) -> Iterator[dict[str, object]]:
+    """Sentences and their English once more, language by language."""
+    members: dict[str, list[Example]] = defaultdict(list)
+    for e in pool:
+        if e.group == "wide":
+            members[language(e.lang)].append(e)
+    for name, found in sorted(members.items()):
+        if len(found) >= LANGUAGE_PAIRS:
+            yield from (pair(*texts, f"bitext {name}") for e in found if (texts := _row(e, "wide")))
+
+
 def _row(e: Example, group: str) -> tuple[str, str] | None:
     if group in FUNCTIONS:  # the description is the partner of its code
         return (e.partner.split(": ", 1)[1], e.text) if e.partner else None
@@ -108,11 +124,12 @@ def _row(e: Example, group: str) -> tuple[str, str] | None:
 def write_pairs(data: Path, work: Path) -> None:
     """One file a store."""
     pool = list(examples(data, mined=work / "mined"))
-    files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in (*STORES, "projects")}
+    files = {store: (work / f"{store}.jsonl").open("w", encoding="utf8") for store in (*STORES, *CONTRASTED)}
     for store, row in pairs(pool):
         files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
     made = {"passages": passages(data, pool), "sts": sts(data, pool)}
-    made |= {"varied": vary.rows(pool), "projects": projects(pool)}
+    made |= {"varied": vary.rows(pool), "projects": projects(pool), "languages": languages(pool)}
+    made["paraphrases"] = paraphrases.rows(data, pool)
     for store, found in made.items():
         for row in found:
             files[store].write(json.dumps(row, ensure_ascii=False) + "\n")
