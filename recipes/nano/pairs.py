@@ -14,7 +14,7 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -94,24 +94,24 @@ def sts(data: Path, pool: list[Example]) -> Iterator[dict[str, object]]:
 
 def projects(pool: list[Example]) -> Iterator[dict[str, object]]:
     """Descriptions and their functions once more, project by project."""
-    members: dict[str, list[Example]] = defaultdict(list)
-    for e in pool:
-        if e.project and e.partner:
-            members[f"{e.lang} {e.project}"].append(e)
-    for name, found in sorted(members.items()):
-        if len(found) >= PROJECT_PAIRS:
-            yield from (pair(*texts, name) for e in found if (texts := _row(e, e.group)))
+    named = ((f"{e.lang} {e.project}", e) for e in pool if e.project and e.partner)
+    return _name_by_name(named, at_least=PROJECT_PAIRS)
 
 
 def languages(pool: list[Example]) -> Iterator[dict[str, object]]:
     """Sentences and their English once more, language by language."""
+    named = ((f"bitext {language(e.lang)}", e) for e in pool if e.group == "wide")
+    return _name_by_name(named, at_least=LANGUAGE_PAIRS)
+
+
+def _name_by_name(named: Iterable[tuple[str, Example]], *, at_least: int) -> Iterator[dict[str, object]]:
+    """Pairs whose task is that name, of the names that have so many examples."""
     members: dict[str, list[Example]] = defaultdict(list)
-    for e in pool:
-        if e.group == "wide":
-            members[language(e.lang)].append(e)
+    for name, e in named:
+        members[name].append(e)
     for name, found in sorted(members.items()):
-        if len(found) >= LANGUAGE_PAIRS:
-            yield from (pair(*texts, f"bitext {name}") for e in found if (texts := _row(e, "wide")))
+        if len(found) >= at_least:
+            yield from (pair(*texts, name) for e in found if (texts := _row(e, e.group)))
 
 
 def _row(e: Example, group: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from data import Example, query
+from data import Example, pair, query
 from data import rows as table
 from tokenizer import language
 
@@ -46,9 +46,9 @@ def _of_one_language(pool: list[Example]) -> Iterator[dict[str, object]]:
         found = [text for bare, text in texts.items() if len(bare) >= SHORTEST_CHARS]
         if len(found) > 1:
             one, other = dice.sample(found, 2)
-            if not {frozenset((one, other))} <= given:
+            if frozenset((one, other)) not in given:
                 given.add(frozenset((one, other)))
-                yield _row(one, other, f"same {lang}")
+                yield pair(one, other, f"same {lang}")
 
 
 def _of_two_languages(pool: list[Example]) -> Iterator[dict[str, object]]:
@@ -62,7 +62,7 @@ def _of_two_languages(pool: list[Example]) -> Iterator[dict[str, object]]:
         langs = sorted(texts)
         dice.shuffle(langs)
         for one, other in list(zip(langs[::2], langs[1::2], strict=False))[:ACROSS]:
-            yield _row(texts[one], texts[other], "across")
+            yield pair(texts[one], texts[other], "across")
 
 
 def _inferred(train: Path, kept: set[str]) -> Iterator[dict[str, object]]:
@@ -75,11 +75,7 @@ def _inferred(train: Path, kept: set[str]) -> Iterator[dict[str, object]]:
         wrong = [text for label in DOES_NOT for named, text in found if named == label]
         for label, text in found:
             if label in FOLLOWS:
-                yield _row(premise, text, f"nli {lang}", wrong)
-
-
-def _row(one: str, other: str, task: str, wrong: list[str] | None = None) -> dict[str, object]:
-    return {"query": one, "pos": [other], "neg": wrong or [], "task": task}
+                yield pair(premise, text, f"nli {lang}") | {"neg": wrong}
 
 
 def _bare(text: str) -> str:
