@@ -338,6 +338,7 @@ def test_every_page_fits_a_phone_and_passes_axe(
         axe(page)
     page.goto(f"/account/keys/{key.id}")
     page.get_by_role("button", name="Rotate").click()
+    expect(page.get_by_role("textbox", name="The new secret")).to_be_visible()  # not the page that is left
     fits(page)
     axe(page)
 

@@ -145,17 +145,32 @@ def test_a_run_learns_and_its_delta_is_an_embedder(recipe_file: Path, data: Path
     assert (tmp_path / "run" / "loss.svg").read_text().startswith("<?xml")
 
 
-def test_a_task_too_small_for_a_batch_is_named(recipe_file: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (1, "task 'rare 0' has 2 examples, fewer than a batch of 8: none is drawn"),
+        (
+            6,
+            "6 tasks have fewer examples than a batch of 8, 27 together: none is drawn "
+            "(the largest: 'rare 5' with 7, 'rare 4' with 6, 'rare 3' with 5)",
+        ),
+    ],
+)
+def test_tasks_too_small_for_a_batch_are_named(
+    recipe_file: Path, data: Path, tmp_path: Path, tasks: int, said: str
+) -> None:
     few = tmp_path / "data" / "few"
     tokenizer = UdeverTokenizer.from_folder(Path(recipes.load(recipe_file).base))
     with new_store(few, tokenizer=tokenizer, max_tokens=24) as writer:
-        writer.add([TextExample(f"fox {i}", (f"dog {i}",), (), None, "rare", False) for i in range(3)])
+        for task in range(tasks):
+            for i in range(2 + task):
+                writer.add([TextExample(f"fox {i}", (f"dog {i}",), (), None, f"rare {task}", False)])
     text = recipe_file.read_text().replace("epochs = 2.0", 'epochs = 0.2\nmixing = "one_task"')
     pairs = json.dumps(str(data / "pairs"))
     recipe_file.write_text(text.replace('path = "pairs"', f'path = {pairs}\n[[data]]\npath = "few"'))
     done = finish(command(recipe_file, few.parent, tmp_path / "run"))
     assert done.returncode == 0, done.stderr
-    assert "task 'rare' has 3 examples, fewer than a batch of 8: none is drawn" in done.stderr
+    assert [line for line in done.stderr.splitlines() if "none is drawn" in line] == [said]
 
 
 def start_and_kill(arguments: list[str], folder: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -96,12 +96,7 @@ def _train(
     evaluate = _evaluation(session, folder, beside, data=data)  # what is wrong with it is said before a run begins
     if session.world.is_main:
         run.begin(folder, session.identity, resume=resume)
-        for task, examples in session.batches.never_drawn.items():
-            size = session.recipe.batch.size
-            print(
-                f"task {task!r} has {examples:,} examples, fewer than a batch of {size:,}: none is drawn",
-                file=sys.stderr,
-            )
+        _say_never_drawn(session.batches.never_drawn, size=session.recipe.batch.size)
     session.world.wait()
     began = time.monotonic()
     with _progress(session.batches.steps, shown=shown) as on_step:
@@ -186,6 +181,21 @@ def _report(summary: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(summary))
         return
     print(f"{summary['model']}: {summary['steps']:,} steps, {summary['moved']:,} numbers moved, {summary['seconds']} s")
+
+
+def _say_never_drawn(tasks: Mapping[str, int], *, size: int) -> None:
+    """One line for each task too small for a batch of its own; one for all where there are many."""
+    if len(tasks) <= 5:
+        for task, examples in tasks.items():
+            said = f"task {task!r} has {examples:,} examples, fewer than a batch of {size:,}: none is drawn"
+            print(said, file=sys.stderr)
+        return
+    largest = sorted(tasks, key=lambda task: -tasks[task])[:3]
+    print(
+        f"{len(tasks):,} tasks have fewer examples than a batch of {size:,}, {sum(tasks.values()):,} together: none "
+        f"is drawn (the largest: {', '.join(f'{task!r} with {tasks[task]:,}' for task in largest)})",
+        file=sys.stderr,
+    )
 
 
 @contextmanager
