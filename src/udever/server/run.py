@@ -72,6 +72,8 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.grace_seconds,
         )
     )
+    # what was foreseen is said in the line that this ends with; only what was not needs uvicorn's traceback in the log
+    logging.getLogger("uvicorn.error").addFilter(lambda said: not (failures and "Traceback" in said.getMessage()))
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
     try:
         server.run(sockets=[listener])
@@ -79,7 +81,7 @@ def serve(settings: Settings) -> None:
         failures.append(("the service", ServeError("the log says why")))
     if failures:
         name, error = failures[0]
-        raise ServeError(f"{name} cannot be used: {error}")
+        raise ServeError(f"{name} cannot be used: {error}") from error
 
 
 class _Server(uvicorn.Server):

@@ -158,11 +158,13 @@ def test_no_auth_only_for_this_machine() -> None:
     assert "--insecure-no-auth" in done.stderr
 
 
-def test_an_unusable_database_is_one_clear_line() -> None:
-    done = serve("--port", "0", UDEVER_DATABASE_URL="mysql://root:hunter2@nowhere/x")
+@pytest.mark.parametrize("url", ["mysql://root:hunter2@nowhere/x", "postgresql://root:hunter2@127.0.0.1:1/x"])
+def test_an_unusable_database_is_one_clear_line(url: str) -> None:
+    done = serve("--port", "0", UDEVER_DATABASE_URL=url, UDEVER_PEPPER="p" * 32)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert done.stderr.splitlines()[-1].startswith("error: the accounts cannot be used: ")
     assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_print_config_shows_what_counts_and_no_secret(tmp_path: Path) -> None:
