@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -641,16 +642,19 @@ def test_the_built_in_models_recipes_are_sound_and_run_in_their_order() -> None:
     assert {name: recipe.base for name, recipe in found.items()} == {
         "pairs": "distilled", "again": "runs/pairs/model", "third": "runs/again/model", "grown": "grown",
         "whitened": "runs/grown/model", "capped": "runs/whitened/model", "seventh": "pressed", "eighth": "last",
-        "ninth": "best", "tenth": "runs/ninth/model", "eleventh": "final", "code": "udever-nano",
+        "ninth": "best", "tenth": "runs/ninth/model", "eleventh": "final", "twelfth": "eleven",
+        "thirteenth": "twelve", "code": "udever-nano",
     }  # fmt: skip
     said = subprocess.run(
         ["make", "--dry-run", "--directory", str(root / "recipes" / "nano"), "DATA=/data", "WORK=/work"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     trained = [line.split("train ")[1].split()[0] for line in said.splitlines() if "udever train" in line]
-    later = ("seventh", "eighth", "ninth", "tenth", "eleventh", "code")
+    later = ("seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth", "thirteenth", "code")
     order = ("pairs", "again", "third", "grown", "whitened", "capped", *later)
     assert trained == [str(root / "recipes" / "nano" / f"{name}.toml") for name in order]
+    made = {Path(word).name for word in re.findall(r"--output (\S*/stores/\S+)", said)}
+    assert {data.path for recipe in found.values() for data in recipe.data} <= made
 
 
 @pytest.mark.parametrize(
