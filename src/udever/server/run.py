@@ -72,8 +72,13 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=settings.grace_seconds,
         )
     )
-    # what was foreseen is said in the line that this ends with; only what was not needs uvicorn's traceback in the log
-    logging.getLogger("uvicorn.error").addFilter(lambda said: not (failures and "Traceback" in said.getMessage()))
+
+    def is_news(record: logging.LogRecord) -> bool:
+        """Not the traceback of a failure that the line at the end says; others stay in the log."""
+        said = record.getMessage()
+        return not ("Traceback" in said and any(str(error) in said for _, error in failures))
+
+    logging.getLogger("uvicorn.error").addFilter(is_news)
     log.info("listening on http://%s:%d", *listener.getsockname()[:2])
     try:
         server.run(sockets=[listener])
