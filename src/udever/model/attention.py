@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udever.model import native
 from udever.model.attention_gradient import PackedAttention, Piece, runs_of
 from udever.model.batch import EqualLengthRun, PackedBatch
 
@@ -88,6 +89,8 @@ def causal_attention(q_TND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pack
     """Attention of every token on its own sequence's past, [T, N, D] in the inputs' dtype."""
     if _flash_serves(q_TND):
         return _flash(q_TND, k_TND, v_TND, batch=batch, bias=bias)
+    if _native_serves(q_TND, k_TND, v_TND):
+        return _native(q_TND, k_TND, v_TND, batch=batch, bias=bias, closing=False)
     if not _needs_gradient(q_TND):
         return _grouped(q_TND, k_TND, v_TND, batch=batch, bias=bias)
 
@@ -107,6 +110,8 @@ def closing_attention(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pac
     """Attention of each sequence's last token on its whole sequence, [S, N, D] in the inputs' dtype."""
     if _flash_serves(q_SND):
         return _flash_closing(q_SND, k_TND, v_TND, batch=batch, bias=bias)
+    if _native_serves(q_SND, k_TND, v_TND):
+        return _native(q_SND, k_TND, v_TND, batch=batch, bias=bias, closing=True)
     if not _needs_gradient(q_SND):
         return _grouped_closing(q_SND, k_TND, v_TND, batch=batch, bias=bias)
 
@@ -118,6 +123,17 @@ def closing_attention(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pac
         lambda run: run.rows, _scale(q_SND),
     )  # fmt: skip
     return out
+
+
+def _native_serves(*parts: Tensor) -> bool:
+    rows_of_heads = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in parts)
+    return rows_of_heads and native.serves(*parts)
+
+
+def _native(q: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias, closing: bool) -> Tensor:
+    return native.attention(
+        q, k_TND, v_TND, cu_seqlens=batch.cu_seqlens, longest=batch.max_seqlen, slopes_N=bias.slopes_N, closing=closing
+    )
 
 
 def _needs_gradient(q: Tensor) -> bool:

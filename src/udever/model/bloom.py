@@ -10,20 +10,24 @@ Shapes: T packed tokens, S sequences, H width, N heads, D channels a head.
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from udever.model import native
 from udever.model.attention import AlibiBias, alibi_slopes, causal_attention, closing_attention
 from udever.model.batch import PackedBatch
 from udever.model.config import BloomConfig
 from udever.model.int8 import Quantized, quantize_weight
 from udever.model.linear import Linear
+from udever.model.native import Form
 from udever.model.precision import Precision, make_linear, make_trainable_linear, resolve_precision
 
+FLOAT32 = Form()
 MADE_AT_ONCE = 8
 """Blocks or layers in the making, at most."""
 
@@ -43,6 +47,14 @@ class LayerNorm(nn.Module):
     def forward(self, x_TH: Tensor) -> Tensor:
         """float32 [T, H] -> float32 [T, H]."""
         return F.layer_norm(x_TH, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+    def of_sum(self, x_TH: Tensor, added_TH: Tensor | None, form: Form = FLOAT32) -> tuple[Tensor, Any]:
+        """`x + added` in float32, by our kernels in place; and its norm, by them in the form that a layer takes."""
+        if native.serves_rows(x_TH) and (added_TH is None or native.serves_rows(added_TH)):
+            weight, bias, epsilon = self.weight, self.bias, self.epsilon
+            return x_TH, native.norm(x_TH, added_TH, weight=weight, bias=bias, epsilon=epsilon, form=form)
+        total_TH = x_TH if added_TH is None else x_TH + added_TH
+        return total_TH, self(total_TH)
 
 
 class OwnRows(nn.Module):
@@ -103,35 +115,48 @@ class Block(nn.Module):
         self.mlp_norm = norm("post_attention_layernorm")
         self.mlp_in = linear("mlp.dense_h_to_4h")
         self.mlp_out = linear("mlp.dense_4h_to_h")
+        self.mlp_in.feed(self.mlp_out)
 
-    def forward(self, hidden_TH: Tensor, batch: PackedBatch, bias: AlibiBias) -> Tensor:
-        """float32 [T, H] -> float32 [T, H]."""
-        normed_TH = self.attention_norm(hidden_TH)
+    def forward(
+        self, hidden_TH: Tensor, added_TH: Tensor | None, batch: PackedBatch, bias: AlibiBias
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and what is still to be added to it -> the same after this block.
+
+        Args:
+            hidden_TH: float32 [T, H]; in inference it may be changed.
+            added_TH: what the block before put out, [T, H].
+        """
+        hidden_TH, normed_TH = self.attention_norm.of_sum(hidden_TH, added_TH, self._form(self.query_key_value))
         q_TND, k_TND, v_TND = self._split(self.query_key_value(normed_TH), parts=3)
         context_TH = causal_attention(q_TND, k_TND, v_TND, batch=batch, bias=bias).flatten(1)
         return self._after_attention(hidden_TH, normed_TH, context_TH)
 
-    def closing(self, hidden_TH: Tensor, batch: PackedBatch, bias: AlibiBias) -> Tensor:
-        """float32 [T, H] -> float32 [S, H]: the last token of each sequence alone; the block was built with `query`."""
+    def closing(
+        self, hidden_TH: Tensor, added_TH: Tensor | None, batch: PackedBatch, bias: AlibiBias
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`, for the last token of each sequence alone, [S, H]; the block was built with `query`."""
         query = cast(Linear, self.query)
         last = batch.last_tokens
-        normed_TH = self.attention_norm(hidden_TH)
+        form = self._form(self.query_key_value)
+        hidden_TH, normed_TH = self.attention_norm.of_sum(hidden_TH, added_TH, form._replace(rounded=False))
         k_TND, v_TND = self._split(self.query_key_value(normed_TH), parts=2)
         hidden_SH, normed_SH = hidden_TH[last], normed_TH[last]
         (q_SND,) = self._split(query(normed_SH), parts=1)
         context_SH = closing_attention(q_SND, k_TND, v_TND, batch=batch, bias=bias).flatten(1)
         return self._after_attention(hidden_SH, normed_SH, context_SH)
 
+    def _form(self, layer: Linear) -> Form:
+        """What the norm before this layer puts out; as a residual it must be float32."""
+        return FLOAT32 if self.post_layernorm_residual else layer.takes
+
     def _split(self, projected: Tensor, *, parts: int) -> tuple[Tensor, ...]:
         return projected.view(-1, parts, self.heads, self.head_width).unbind(1)
 
-    def _after_attention(self, hidden: Tensor, normed: Tensor, context: Tensor) -> Tensor:
+    def _after_attention(self, hidden: Tensor, normed: Any, context: Tensor) -> tuple[Tensor, Tensor]:
         residual = normed if self.post_layernorm_residual else hidden
-        hidden = residual + self.attention_out(context)
-        normed = self.mlp_norm(hidden)
+        hidden, normed = self.mlp_norm.of_sum(residual, self.attention_out(context), self._form(self.mlp_in))
         residual = normed if self.post_layernorm_residual else hidden
-        out: Tensor = residual + self.mlp_out(self.mlp_in(normed, gelu=True))
-        return out
+        return residual, self.mlp_out(self.mlp_in(normed, gelu=True))
 
 
 class Bloom(nn.Module):
@@ -199,15 +224,15 @@ class Bloom(nn.Module):
             recompute: in training keep nothing inside the blocks but the first input of each, and compute them again
                 for the gradient.
         """
-        hidden_TH = self._embed(batch.token_ids)
+        hidden, added = self._embed(batch.token_ids), None
         *earlier, last = cast(list[Block], list(self.blocks))
-        steps: list[Callable[..., Tensor]] = [*earlier, last.closing]
+        steps: list[Callable[..., tuple[Tensor, Tensor]]] = [*earlier, last.closing]
         for step in steps:
-            if recompute:
-                hidden_TH = checkpoint(step, hidden_TH, batch, self.bias, use_reentrant=False, preserve_rng_state=False)
-            else:
-                hidden_TH = step(hidden_TH, batch, self.bias)
-        vectors_SH: Tensor = self.final_norm(hidden_TH)
+            if recompute:  # one tensor is kept, not two
+                hidden, added = hidden if added is None else hidden + added, None
+                step = partial(checkpoint, step, use_reentrant=False, preserve_rng_state=False)
+            hidden, added = step(hidden, added, batch, self.bias)
+        vectors_SH: Tensor = self.final_norm.of_sum(hidden, added)[1]
         return vectors_SH
 
     def _embed(self, token_ids_T: Tensor) -> Tensor:

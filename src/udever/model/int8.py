@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from udever.model import native
 from udever.model.linear import PACKED_ROWS, Linear, gelu_, runs
+from udever.model.native import Form, Rounded
 
 INT8_MAX = 127
 ZERO_POINT = 128
@@ -111,9 +113,11 @@ def _onednn_pack(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor
     return packed, scales, torch.zeros(len(scales), dtype=torch.int64)
 
 
-def _onednn_product(x: Tensor, packed: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _onednn_product(
+    x: Tensor | Rounded, packed: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     weight, scales, zeros = packed
-    x_u8, token_scales = quantize_tokens(x)
+    x_u8, token_scales = x[:2] if isinstance(x, Rounded) else quantize_tokens(x)
     y = torch.ops.onednn.qlinear_pointwise(
         x_u8, 1.0, ZERO_POINT, weight, scales, zeros, None, 1.0, 0, dtype, "none", [], ""
     )
@@ -172,18 +176,40 @@ class Int8Linear(Linear):
 
     def __init__(self, quantized: Quantized, bias: Tensor, *, out_dtype: torch.dtype) -> None:
         super().__init__()
-        native = native_kernel() if quantized.weight.device.type == "cpu" else None
-        self.kernel = native or EMULATED
+        hardware = native_kernel() if quantized.weight.device.type == "cpu" else None
+        self.kernel = hardware or EMULATED
         self.packed = self.kernel.pack(quantized.weight, quantized.scales)
         self.bias, self.out_dtype = bias.to(out_dtype), out_dtype
         self.kept = (quantized.kept >= 0).nonzero().squeeze(1)
         self.rows = quantized.rows[quantized.kept[self.kept]].to(out_dtype)
         self.rows_bias = bias[self.kept].to(out_dtype)
+        if self.kernel is ONEDNN and out_dtype == torch.bfloat16:
+            self.takes = Form(out_dtype if len(self.kept) else None, rounded=True)
+        self.gives = Form(out_dtype)
 
-    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """[T, in] -> [T, out] in `out_dtype`."""
+    def feed(self, following: Linear) -> None:
+        """Round for the following layer, too, in the pass that ends the product."""
+        if self.takes.rounded:
+            self.gives = following.takes
+
+    def forward(self, x: Tensor | Rounded, *, gelu: bool = False) -> Tensor | Rounded:
+        """[T, in] -> [T, out] in `out_dtype`, or (by our kernels) in the form that the following layer takes."""
+        if self.takes.rounded and isinstance(x, Tensor) and x.dtype == torch.bfloat16 and native.serves_rows(x):
+            x = native.rounded(x)
         y, token_scales = self.kernel.product(x, self.packed, self.out_dtype)
+        kept = self._kept(x)
+        if self.takes.rounded and native.serves_rows(y):
+            return native.finish(
+                y, token_scales=token_scales, bias=self.bias, kept=kept, columns=self.kept, gelu=gelu, form=self.gives
+            )
         y = torch.addcmul(self.bias.to(y.dtype), y, token_scales.to(y.dtype), out=y).to(self.out_dtype)
-        if len(self.kept):
-            y.index_copy_(1, self.kept, F.linear(x.to(self.out_dtype), self.rows, self.rows_bias))
+        if kept is not None:
+            y.index_copy_(1, self.kept, kept)
         return gelu_(y) if gelu else y
+
+    def _kept(self, x: Tensor | Rounded) -> Tensor | None:
+        """The coarse rows' product, [T, kept]."""
+        exact = x.exact if isinstance(x, Rounded) else x
+        if exact is None or not len(self.kept):
+            return None
+        return F.linear(exact.to(self.out_dtype), self.rows, self.rows_bias)

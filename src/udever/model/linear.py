@@ -8,10 +8,13 @@ Invariant: a row of the output depends on the same row of the input only. Does n
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from udever.model.native import Form, Rounded
 
 PACKED_ROWS = 2048
 """Rows oneDNN is told to expect when it lays out weights; other row counts work too."""
@@ -67,9 +70,15 @@ def _has_onednn() -> bool:
 class Linear(nn.Module):
     """`x W^T + b`, frozen, optionally followed by GELU (tanh form, as BLOOM has it)."""
 
-    def forward(self, x: Tensor, *, gelu: bool = False) -> Tensor:
-        """[T, in] -> [T, out]."""
+    takes: Form = Form()
+    """The input that it need not convert; it understands every floating one."""
+
+    def forward(self, x: Any, *, gelu: bool = False) -> Tensor | Rounded:
+        """[T, in], floating or as `takes` says -> [T, out]."""
         raise NotImplementedError
+
+    def feed(self, following: "Linear") -> None:
+        """From now on put out what `following` takes, if this layer can."""
 
     def prepack(self) -> None:
         """Lay the weight out for many products to come, where that takes long enough to have been put off."""
@@ -103,7 +112,7 @@ class OneDnnLinear(Linear):
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.dtype, self.bias = weight.dtype, bias
-        self.weight = weight
+        self.weight, self.takes = weight, Form(weight.dtype)
         if weight.dtype != torch.bfloat16 or weight.numel() <= PACKED_AT_ONCE:
             self.prepack()
 

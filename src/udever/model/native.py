@@ -1,0 +1,202 @@
+"""The compiled kernels (kernels.c): what lies between BLOOM's matrix products on a CPU, in one pass each.
+
+    norm: hidden += added, normed -> the next product's form      finish: an int8 product's scales, bias, GELU -> the same
+    attention: causal ALiBi over packed sequences
+
+They are there if a C compiler was when the package was installed (hatch_build.py); without them PyTorch computes the
+same in three to ten passes. In inference only: nothing here has a gradient.
+Invariant: up to rounding the numbers of the PyTorch code that each replaces; a row depends on itself only.
+
+Shapes: T packed tokens, S sequences, N heads, D channels a head, W numbers a row.
+"""
+
+import ctypes
+import hashlib
+from ctypes import c_float, c_int, c_size_t, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).parent
+SOURCE = HERE / "kernels.c"
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+"""As kernels.c numbers them."""
+ROW_NUMBERS = 16
+"""A row is a multiple of so many numbers: one vector of the widest registers."""
+SHARED_NUMBERS = 1 << 15
+"""From so many numbers on, the cores share them."""
+
+
+class Form(NamedTuple):
+    """How a linear layer likes its input best."""
+
+    dtype: torch.dtype | None = torch.float32
+    """Of the numbers themselves; None: they are not wanted."""
+    rounded: bool = False
+    """Whether it multiplies in int8."""
+
+
+class Rounded(NamedTuple):
+    """Activations [T, W] for an int8 product."""
+
+    numbers: Tensor
+    """uint8 [T, W], around 128."""
+    scales: Tensor
+    """bfloat16 [T, 1]: what 1 stands for in each token."""
+    exact: Tensor | None
+    """bfloat16 [T, W]: the numbers themselves, for a layer that multiplies some of its rows so."""
+
+
+class _Outputs(ctypes.Structure):
+    _fields_ = (("rounded", c_void_p), ("scales", c_void_p), ("half", c_void_p), ("wide", c_void_p))
+
+
+_SIGNATURES = {
+    "norm": (c_void_p, c_void_p, c_int, c_size_t, c_size_t, c_void_p, c_void_p, c_float, _Outputs, c_int),
+    "finish": (
+        *(c_void_p, c_size_t, c_size_t, c_void_p, c_void_p),
+        *(c_void_p, c_void_p, c_size_t, c_int, _Outputs, c_int),
+    ),
+    "attention": (
+        *(c_void_p, c_size_t, c_void_p, c_void_p, c_size_t, c_int),
+        *(c_void_p, c_size_t, c_size_t, c_size_t, c_void_p, c_int, c_size_t, c_void_p, c_int),
+    ),
+}
+
+
+def library_name() -> str | None:
+    """The build of the kernels for what PyTorch uses of this CPU: "avx512", "avx2"; None: there is none for it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return next((name for name in ("AVX512", "AVX2") if capability.startswith(name)), "").lower() or None
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """The kernels for this CPU; None where they were not built, or from another kernels.c than this."""
+    try:
+        library = ctypes.CDLL(str(HERE / f"_kernels_{library_name()}.so"))
+        source = ctypes.c_char_p.in_dll(library, "udever_source").value
+    except (OSError, ValueError):
+        return None
+    if source != source_hash().encode():
+        return None
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, f"udever_{name}")
+        function.argtypes, function.restype = arguments, None
+    return library
+
+
+def source_hash() -> str:
+    """Of kernels.c; the build has it in it."""
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether there are kernels for these tensors' device and dtype, and no gradient is wanted."""
+    known = all(x.is_cpu and x.dtype in KINDS for x in tensors)
+    return known and torch.is_inference_mode_enabled() and kernels() is not None
+
+
+def serves_rows(*tensors: Tensor) -> bool:
+    """The same for [T, W], whose rows must lie as the kernels read them."""
+    return all(x.shape[-1] % ROW_NUMBERS == 0 and x.is_contiguous() for x in tensors) and serves(*tensors)
+
+
+def norm(
+    hidden: Tensor, added: Tensor | None, *, weight: Tensor, bias: Tensor, epsilon: float, form: Form
+) -> Tensor | Rounded:
+    """`hidden += added`, in place; its layer norm in the form that the next product takes.
+
+    Args:
+        hidden: float32 [T, W].
+        added: float32 or bfloat16 [T, W].
+        weight, bias: float32 [W].
+    """
+    out, to = _outputs(form, like=hidden)
+    _call(
+        "norm", hidden.data_ptr(), _pointer(added), KINDS[added.dtype] if added is not None else 0, *hidden.shape,
+        weight.data_ptr(), bias.data_ptr(), epsilon, to, _threads(hidden.numel()),
+    )  # fmt: skip
+    return out
+
+
+def finish(
+    y: Tensor,
+    *,
+    token_scales: Tensor,
+    bias: Tensor,
+    kept: Tensor | None = None,
+    columns: Tensor,
+    gelu: bool = False,
+    form: Form,
+) -> Tensor | Rounded:
+    """What an int8 product lacks: `y * token_scales + bias`, kept columns from their own product, GELU; y is used up.
+
+    Args:
+        y: bfloat16 [T, W].
+        token_scales: bfloat16 [T, 1].
+        bias: bfloat16 [W].
+        kept: bfloat16 [T, K], what goes to the `columns`, int64 [K].
+        form: bfloat16 or rounded.
+    """
+    out, to = _outputs(form, like=y, room=y)
+    _call(
+        "finish", y.data_ptr(), *y.shape, token_scales.data_ptr(), bias.data_ptr(),
+        _pointer(kept), columns.data_ptr(), len(columns), gelu, to, _threads(y.numel()),
+    )  # fmt: skip
+    return out
+
+
+def rounded(x: Tensor) -> Rounded:
+    """bfloat16 [T, W] for an int8 product."""
+    out, to = _outputs(Form(None, rounded=True), like=x)
+    _call("finish", x.data_ptr(), *x.shape, None, None, None, None, 0, False, to, _threads(x.numel()))
+    return out._replace(exact=x) if isinstance(out, Rounded) else Rounded(out, out, x)
+
+
+def attention(
+    q: Tensor, k_TND: Tensor, v_TND: Tensor, *, cu_seqlens: Tensor, longest: int, slopes_N: Tensor, closing: bool
+) -> Tensor:
+    """Causal ALiBi attention, softmax in float32; of all queries [T, N, D], or (closing) of each last one [S, N, D].
+
+    The inputs may be views of one projection: a token's heads and channels stand together.
+    """
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    sequences, work = len(cu_seqlens) - 1, k_TND.numel() * (1 if closing else longest)
+    _call(
+        "attention", q.data_ptr(), q.stride(0), k_TND.data_ptr(), v_TND.data_ptr(), k_TND.stride(0), KINDS[q.dtype],
+        cu_seqlens.data_ptr(), sequences, *q.shape[1:], slopes_N.data_ptr(), closing, longest, out.data_ptr(),
+        _threads(work),
+    )  # fmt: skip
+    return out
+
+
+def _outputs(form: Form, *, like: Tensor, room: Tensor | None = None) -> tuple[Tensor | Rounded, _Outputs]:
+    """Fresh memory for rows in this form, or `room` where it fits; and as the kernels take it."""
+    exact = None
+    if form.dtype is not None:
+        fits = room is not None and room.dtype == form.dtype
+        exact = room if fits else torch.empty(like.shape, dtype=form.dtype)
+    half = exact.data_ptr() if exact is not None and exact.dtype == torch.bfloat16 else None
+    wide = exact.data_ptr() if exact is not None and exact.dtype == torch.float32 else None
+    if not form.rounded:
+        return exact, _Outputs(half=half, wide=wide)
+    numbers = torch.empty(like.shape, dtype=torch.uint8)
+    scales = torch.empty(len(like), 1, dtype=torch.bfloat16)
+    out = Rounded(numbers, scales, exact)
+    return out, _Outputs(rounded=numbers.data_ptr(), scales=scales.data_ptr(), half=half, wide=wide)
+
+
+def _call(name: str, *arguments: object) -> None:
+    getattr(kernels(), f"udever_{name}")(*arguments)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return tensor.data_ptr() if tensor is not None else None
+
+
+def _threads(numbers: int) -> int:
+    return torch.get_num_threads() if numbers >= SHARED_NUMBERS else 1
