@@ -12,9 +12,11 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODEL = Path("src/udever/model")
-FLAGS = ("-O3", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-O3", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno")
+AVX512 = ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DLANES=16")
 BUILDS = {
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-DLANES=16"),
+    "avx512_bf16": (*AVX512, "-mavx512bf16"),
+    "avx512": AVX512,
     "avx2": ("-march=x86-64-v3", "-DLANES=8"),
 }
 """By what native.py looks for: PyTorch's name of what the CPU can do."""

@@ -239,7 +239,7 @@ class Bloom(nn.Module):
         hidden_TH = F.embedding(token_ids_T, self.table).to(self.embedding_norm.weight.dtype)
         if self.own_rows is not None:
             hidden_TH = self.own_rows(hidden_TH, token_ids_T)
-        normed_TH: Tensor = self.embedding_norm(hidden_TH)
+        normed_TH: Tensor = self.embedding_norm.of_sum(hidden_TH, None)[1]
         return normed_TH
 
 

@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 const char *const udever_source = SOURCE; /* the hash of this file: native.py takes no other */
 
@@ -23,21 +26,31 @@ typedef uint8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias))
 
 enum kind { F32, BF16 }; /* as native.py numbers them */
 
-INLINE floats all(float x) { return x - (floats){0}; }
+INLINE floats all(float x) { return x - (floats){0}; } /* a broadcast: GCC knows that x - 0 is x, of whatever bits */
 INLINE floats either(ints mask, floats yes, floats no) { return (floats)((mask & (ints)yes) | (~mask & (ints)no)); }
 INLINE floats larger(floats a, floats b) { return either(a > b, a, b); }
 INLINE floats magnitude(floats x) { return (floats)((ints)x & 0x7fffffff); }
 
+static const int32_t NUMBERS[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+INLINE ints numbered(void) { return *(const ints *)NUMBERS; }
+
+/* Each lane from the one `step` away, the nearer half of the register first. */
+INLINE floats crossed(floats x, const int step) {
+    return __builtin_shuffle(x, numbered() ^ step);
+}
+
 INLINE float sum(floats x) {
-    float s = 0;
-    for (int i = 0; i < LANES; i++) s += x[i];
-    return s;
+    if (LANES > 8) x += crossed(x, 8 % LANES);
+    x += crossed(x, 4);
+    x += crossed(x, 2);
+    return x[0] + x[1];
 }
 
 INLINE float largest(floats x) {
-    float s = x[0];
-    for (int i = 1; i < LANES; i++) s = x[i] > s ? x[i] : s;
-    return s;
+    if (LANES > 8) x = larger(x, crossed(x, 8 % LANES));
+    x = larger(x, crossed(x, 4));
+    x = larger(x, crossed(x, 2));
+    return x[0] > x[1] ? x[0] : x[1];
 }
 
 INLINE float widened(uint16_t x) {
@@ -47,9 +60,13 @@ INLINE float widened(uint16_t x) {
 
 /* To the nearest bfloat16, halves to even; a NaN stays one. */
 INLINE halves narrowed(floats x) {
+#ifdef __AVX512BF16__
+    return (halves)_mm512_cvtneps_pbh((__m512)x);
+#else
     words bits = (words)x, rounded = bits + 0x7fff + ((bits >> 16) & 1);
     words nan = (words)(x != x);
     return __builtin_convertvector(((rounded & ~nan) | (nan & 0x7fc00000)) >> 16, halves);
+#endif
 }
 
 INLINE floats load(const void *x, enum kind kind, size_t i) {
@@ -62,31 +79,32 @@ INLINE void store(void *x, enum kind kind, size_t i, floats value) {
     else *(halves *)((uint16_t *)x + i) = narrowed(value);
 }
 
-/* e^x for x <= 0 to one unit in the last place or two (Cephes' polynomial); 0 below float32's normal numbers. */
-INLINE floats exponential(floats x) {
-    const floats low = all(-87.3f);
-    ints under = x < low;
-    floats clipped = larger(x, low);
-    floats shifted = clipped * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: the low bits are the rounded product */
-    floats n = shifted - 12582912.0f;
-    floats r = clipped - n * 0.693359375f + n * 2.12194440e-4f;
-    floats p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    ints power = ((ints)shifted - 0x4b400000 + 127) << 23;
-    return (floats)(~under & (ints)(p * (floats)power));
+/* 2^x for |x| <= 126, to two units in the last place (Cephes' polynomial). */
+INLINE floats power_of_2(floats x) {
+    floats shifted = x + 12582912.0f; /* 1.5 * 2^23: the low bits are x to the nearest whole number */
+    floats r = x - (shifted - 12582912.0f);
+    floats p = all(1.535336188319500e-4f);
+    p = p * r + 1.339887440266574e-3f;
+    p = p * r + 9.618437357674640e-3f;
+    p = p * r + 5.550332471162809e-2f;
+    p = p * r + 2.402264791363012e-1f;
+    p = p * r + 6.931472028550421e-1f;
+    p = p * r + 1.0f;
+    return (floats)((ints)p + ((ints)shifted << 23));
 }
 
-/* GELU in its tanh form: x / (1 + e^(-2 u)), u = sqrt(2/pi) (x + 0.044715 x^3). */
+/* e^x for x <= 0; 0 for what float32 holds as a denormal at most. The error of x * log2(e) grows with -x, as e^x falls. */
+INLINE floats exponential(floats x) {
+    floats power = x * 1.44269504088896341f;
+    ints holds = power > -126;
+    return (floats)(holds & (ints)power_of_2(either(holds, power, all(0))));
+}
+
+/* GELU in its tanh form, x / (1 + e^(-2 u)) with u = sqrt(2/pi) (x + 0.044715 x^3). */
 INLINE floats gelu(floats x) {
-    floats u = 1.5957691216057308f * x * (1.0f + 0.044715f * x * x);
-    floats e = exponential(-magnitude(u));
-    ints negative = u < all(0);
-    return x * either(negative, e, all(1)) / (1.0f + e);
+    floats power = x * (-2.302208198f - 0.1029432397f * x * x); /* -2 u log2(e) */
+    power = either(power > 126, all(126), either(power < -126, all(-126), power));
+    return x / (1.0f + power_of_2(power));
 }
 
 /* Where a row goes: each of these that is not NULL gets it. */
@@ -180,46 +198,65 @@ void udever_finish(const uint16_t *x, size_t rows, size_t width, const uint16_t 
 
 /* ---- attention: a task is one head of one sequence -------------------------------------------------------------- */
 
-enum { ROWS = 6, COLUMNS = 2 * LANES };
+/* What is multiplied stands in columns of 32 bits: a float, or two neighbouring bfloat16 where a product of such pairs is
+   one instruction. */
+#ifdef __AVX512BF16__
+enum { HAS_PAIRS = 1 };
+INLINE floats sum_of_pairs(floats sum, floats a, floats b) {
+    return (floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#else
+enum { HAS_PAIRS = 0 };
+INLINE floats sum_of_pairs(floats sum, floats a, floats b) { return sum + a * b; } /* never called */
+#endif
 
-/* c [R, COLUMNS] = a [R, depth] b [depth, COLUMNS] */
-INLINE void tile(const int R, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t depth, float *c, size_t c_stride) {
-    floats sums[ROWS][2];
-    for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = (floats){0};
+enum { ROWS = 6, VECTORS = 2 }; /* of a product held in registers */
+
+/* c [R, V vectors] = a [R, depth] b [depth, V vectors]; R, V and pairs are constants where it is called. */
+INLINE void tile(const int R, const int V, const int pairs, const float *a, size_t a_stride, const float *b,
+                 size_t b_stride, size_t depth, float *c, size_t c_stride) {
+    floats sums[ROWS][VECTORS];
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) sums[r][v] = (floats){0};
     for (size_t k = 0; k < depth; k++) {
-        floats left = *(const floats *)(b + k * b_stride), right = *(const floats *)(b + k * b_stride + LANES);
+        floats right[VECTORS];
+        for (int v = 0; v < V; v++) right[v] = *(const floats *)(b + k * b_stride + v * LANES);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
-            floats x = all(a[r * a_stride + k]);
-            sums[r][0] += x * left;
-            sums[r][1] += x * right;
+            floats left = all(a[r * a_stride + k]);
+            for (int v = 0; v < V; v++) {
+                if (pairs) sums[r][v] = sum_of_pairs(sums[r][v], left, right[v]);
+                else sums[r][v] += left * right[v];
+            }
         }
     }
-    for (int r = 0; r < R; r++) {
-        *(floats *)(c + r * c_stride) = sums[r][0];
-        *(floats *)(c + r * c_stride + LANES) = sums[r][1];
-    }
+    for (int r = 0; r < R; r++) for (int v = 0; v < V; v++) *(floats *)(c + r * c_stride + v * LANES) = sums[r][v];
 }
 
-static void product(int rows, const float *a, size_t a_stride, const float *b, size_t b_stride, size_t depth, float *c, size_t c_stride, size_t columns) {
-    for (size_t j = 0; j < columns; j += COLUMNS) switch (rows) {
-        case 1: tile(1, a, a_stride, b + j, b_stride, depth, c + j, c_stride); break;
-        case 2: tile(2, a, a_stride, b + j, b_stride, depth, c + j, c_stride); break;
-        case 3: tile(3, a, a_stride, b + j, b_stride, depth, c + j, c_stride); break;
-        case 4: tile(4, a, a_stride, b + j, b_stride, depth, c + j, c_stride); break;
-        case 5: tile(5, a, a_stride, b + j, b_stride, depth, c + j, c_stride); break;
-        default: tile(6, a, a_stride, b + j, b_stride, depth, c + j, c_stride);
-    }
+INLINE void tiles(const int R, const int pairs, const float *a, size_t a_stride, const float *b, size_t b_stride,
+                  size_t depth, float *c, size_t c_stride, size_t columns) {
+    size_t j = 0;
+    for (; j + VECTORS * LANES <= columns; j += VECTORS * LANES)
+        tile(R, VECTORS, pairs, a, a_stride, b + j, b_stride, depth, c + j, c_stride);
+    for (; j < columns; j += LANES) tile(R, 1, pairs, a, a_stride, b + j, b_stride, depth, c + j, c_stride);
 }
 
-/* Scores of one query on keys [0, last]: weights before their division by the sum, which is returned. */
-INLINE float soften(float *scores, size_t last, size_t end, float slope) {
-    ints lanes;
-    for (int i = 0; i < LANES; i++) lanes[i] = i;
+/* c [rows, columns] = a [rows, depth] b [depth, columns]; columns are a multiple of LANES, rows at most ROWS.
+   On its own: inlined into what calls it, GCC keeps less of it in registers. */
+static __attribute__((noinline)) void product(int rows, int pairs, const float *a, size_t a_stride, const float *b,
+                                              size_t b_stride, size_t depth, float *c, size_t c_stride, size_t columns) {
+#define CASE(R) case R: tiles(R, 0, a, a_stride, b, b_stride, depth, c, c_stride, columns); break; \
+                case R + ROWS: tiles(R, HAS_PAIRS, a, a_stride, b, b_stride, depth, c, c_stride, columns); break;
+    switch (pairs ? rows + ROWS : rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+#undef CASE
+}
+
+/* A query's products with keys [0, end) -> its weights before their division by the sum, which is returned; those of keys
+   behind it are 0. */
+INLINE float soften(float *scores, size_t query, size_t end, float scale, float slope) {
     floats most = all(-INFINITY);
     for (size_t j = 0; j < end; j += LANES) {
-        ints behind = lanes + ((int32_t)j - (int32_t)last);
-        floats s = *(floats *)(scores + j) + slope * __builtin_convertvector(behind, floats);
+        ints behind = numbered() + ((int32_t)j - (int32_t)query);
+        floats s = *(floats *)(scores + j) * scale + slope * __builtin_convertvector(behind, floats);
         s = either(behind > 0, all(-INFINITY), s);
         *(floats *)(scores + j) = s;
         most = larger(most, s);
@@ -233,36 +270,51 @@ INLINE float soften(float *scores, size_t last, size_t end, float slope) {
     return sum(total);
 }
 
+/* A row of floats to bfloat16, over its own beginning. */
+INLINE void narrow(float *row, size_t width) {
+    for (size_t i = 0; i < width; i += LANES) *(halves *)((uint16_t *)row + i) = narrowed(*(floats *)(row + i));
+}
+
 INLINE float element(const void *x, enum kind kind, size_t i) {
     return kind == F32 ? ((const float *)x)[i] : widened(((const uint16_t *)x)[i]);
 }
 
-struct room { float *keys, *values, *queries, *scores, *out; };
-
-INLINE void wide_row(float *to, const void *from, enum kind kind, size_t i, size_t count) {
-    size_t d = 0;
-    for (; d + LANES <= count; d += LANES) *(floats *)(to + d) = load(from, kind, i + d);
-    for (; d < count; d++) to[d] = element(from, kind, i + d);
+INLINE void widen(float *to, const void *x, enum kind kind, size_t at, size_t count) {
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) *(floats *)(to + i) = load(x, kind, at + i);
+    for (; i < count; i++) to[i] = element(x, kind, at + i);
 }
 
-/* LANES rows of x [.., depth] as columns of to [depth, stride]; rows beyond `count` are zero. */
-INLINE void transposed(float *to, size_t stride, const void *x, enum kind kind, size_t at, size_t row_stride, size_t count, size_t depth) {
+/* Two rows of bfloat16 as one of pairs; NULL is a row of zeros. */
+INLINE void pair(float *to, const uint16_t *first, const uint16_t *second, size_t count) {
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        words both = __builtin_convertvector(*(const halves *)(first + i), words);
+        if (second) both |= __builtin_convertvector(*(const halves *)(second + i), words) << 16;
+        *(words *)(to + i) = both;
+    }
+    for (; i < count; i++) {
+        uint32_t both = first[i] | (second ? (uint32_t)second[i] << 16 : 0);
+        memcpy(to + i, &both, sizeof both);
+    }
+}
+
+/* LANES rows of x [.., depth] as columns of to [depth, stride]; rows from `count` on are zero. */
+INLINE void transpose(float *to, size_t stride, const void *x, enum kind kind, size_t at, size_t x_stride, size_t count,
+                      size_t depth) {
     for (size_t d = 0; d < depth; d += LANES) {
-        floats m[LANES];
         size_t here = depth - d < LANES ? depth - d : LANES;
+        floats m[LANES];
         for (size_t r = 0; r < LANES; r++) {
             m[r] = (floats){0};
             if (r >= count) continue;
-            if (here == LANES) m[r] = load(x, kind, at + r * row_stride + d);
-            else for (size_t c = 0; c < here; c++) m[r][c] = element(x, kind, at + r * row_stride + d + c);
+            if (here == LANES) m[r] = load(x, kind, at + r * x_stride + d);
+            else for (size_t c = 0; c < here; c++) m[r][c] = element(x, kind, at + r * x_stride + d + c);
         }
 #pragma GCC unroll 8
-        for (int half = LANES / 2; half; half /= 2) {   /* swap blocks of half x half across the diagonal */
-            ints low, high;
-            for (int i = 0; i < LANES; i++) {
-                low[i] = i & half ? LANES + (i ^ half) : i;
-                high[i] = i & half ? LANES + i : i ^ half;
-            }
+        for (int half = LANES / 2; half; half /= 2) { /* swap blocks of half x half across the diagonal */
+            ints lane = numbered(), second = (lane & half) != 0;
+            ints low = lane + (second & (LANES - half)), high = low + half;
 #pragma GCC unroll 16
             for (int r = 0; r < LANES; r++) if (!(r & half)) {
                 floats a = m[r], b = m[r + half];
@@ -274,62 +326,79 @@ INLINE void transposed(float *to, size_t stride, const void *x, enum kind kind, 
     }
 }
 
-INLINE void attend(const void *q, size_t q_at, size_t q_stride, const void *k, size_t k_at, const void *v, size_t v_at,
-                   size_t kv_stride, enum kind kind, size_t length, size_t first_query, size_t depth, float slope,
-                   void *out, size_t out_at, size_t out_stride, struct room room) {
-    const float scale = 1.0f / sqrtf(depth);
-    size_t keys = up(length, COLUMNS), channels = up(depth, COLUMNS);
-    for (size_t j = 0; j < keys; j += LANES) {
-        size_t count = j < length ? (length - j < LANES ? length - j : LANES) : 0;
-        transposed(room.keys + j, keys, k, kind, k_at + j * kv_stride, kv_stride, count, depth);
-    }
-    for (size_t j = 0; j < length; j++) wide_row(room.values + j * channels, v, kind, v_at + j * kv_stride, depth);
-    for (size_t i = first_query; i < length; i += ROWS) {
+struct room { float *keys, *values, *queries, *scores, *out; };
+
+struct head { /* of one sequence: where its numbers begin, and how far apart its tokens are */
+    const void *q, *k, *v;
+    void *out;
+    size_t q_stride, kv_stride, out_stride, length, first_query, depth;
+    float slope;
+};
+
+INLINE const void *token(const void *x, enum kind kind, size_t numbers) {
+    return (const char *)x + numbers * (kind == F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+INLINE void attend(struct head head, enum kind kind, const int pairs, struct room room) {
+    const size_t length = head.length, depth = head.depth, held = pairs ? depth / 2 : depth;
+    const size_t keys = up(length, LANES), channels = up(depth, LANES), stride = head.kv_stride;
+    for (size_t j = 0; j < length; j += LANES)
+        transpose(room.keys + j, keys, head.k, pairs ? F32 : kind, (j * stride) / (1 + pairs), stride / (1 + pairs), length - j, held);
+    if (pairs) for (size_t j = 0; j < length; j += 2) {
+        const uint16_t *first = token(head.v, kind, j * stride), *second = j + 1 < length ? first + stride : NULL;
+        pair(room.values + j / 2 * channels, first, second, depth);
+    } else for (size_t j = 0; j < length; j++) widen(room.values + j * channels, head.v, kind, j * stride, depth);
+    for (size_t i = head.first_query; i < length; i += ROWS) {
         int rows = length - i < ROWS ? length - i : ROWS;
-        size_t seen = i + rows, end = up(seen, COLUMNS);
+        size_t seen = i + rows, end = up(seen, LANES), at = i - head.first_query;
         for (int r = 0; r < rows; r++) {
-            float *query = room.queries + r * depth;
-            wide_row(query, q, kind, q_at + (i - first_query + r) * q_stride, depth);
-            for (size_t d = 0; d < depth; d++) query[d] *= scale;
+            if (pairs) memcpy(room.queries + r * held, token(head.q, kind, (at + r) * head.q_stride), depth * sizeof(uint16_t));
+            else widen(room.queries + r * held, head.q, kind, (at + r) * head.q_stride, depth);
         }
-        product(rows, room.queries, depth, room.keys, keys, depth, room.scores, keys, end);
+        product(rows, pairs, room.queries, held, room.keys, keys, held, room.scores, keys, end);
         float totals[ROWS];
-        for (int r = 0; r < rows; r++) totals[r] = soften(room.scores + r * keys, i + r, end, slope);
-        product(rows, room.scores, keys, room.values, channels, seen, room.out, channels, channels);
         for (int r = 0; r < rows; r++) {
-            size_t at = out_at + (i - first_query + r) * out_stride, d = 0;
-            const float *row = room.out + r * channels;
-            float inverse = 1.0f / totals[r];
-            for (; d + LANES <= depth; d += LANES) store(out, kind, at + d, *(const floats *)(row + d) * inverse);
-            for (; d < depth; d++) {
-                if (kind == F32) ((float *)out)[at + d] = row[d] * inverse;
-                else ((uint16_t *)out)[at + d] = narrowed(all(row[d] * inverse))[0];
-            }
+            totals[r] = soften(room.scores + r * keys, i + r, end, 1.0f / sqrtf(depth), head.slope);
+            if (pairs) narrow(room.scores + r * keys, end);
+        }
+        product(rows, pairs, room.scores, keys, room.values, channels, pairs ? (seen + 1) / 2 : seen, room.out, channels, channels);
+        for (int r = 0; r < rows; r++) {
+            void *out = (void *)token(head.out, kind, (at + r) * head.out_stride);
+            float *row = room.out + r * channels;
+            for (size_t d = 0; d < channels; d += LANES) *(floats *)(row + d) *= 1.0f / totals[r];
+            if (kind == BF16) narrow(row, channels);
+            memcpy(out, row, depth * (kind == F32 ? sizeof(float) : sizeof(uint16_t)));
         }
     }
 }
 
+/* q, out [T, heads, depth], or (closing) of each sequence's last token alone [S, heads, depth]; k, v [T, heads, depth]. */
 void udever_attention(const void *q, size_t q_stride, const void *k, const void *v, size_t kv_stride, int kind,
                       const int32_t *cu_seqlens, size_t sequences, size_t heads, size_t depth, const float *slopes,
                       int closing, size_t longest, void *out, int threads) {
+    const int pairs = HAS_PAIRS && kind == BF16 && depth % 2 == 0 && q_stride % 2 == 0 && kv_stride % 2 == 0;
     PARALLEL {
-        size_t keys = up(longest, COLUMNS), channels = up(depth, COLUMNS);
-        size_t sizes[] = {up(depth, 16) * keys, keys * channels, ROWS * depth, ROWS * keys, ROWS * channels}, all_sizes = 0;
-        for (int i = 0; i < 5; i++) all_sizes += sizes[i] = up(sizes[i], 16);
-        float *memory = room_for(all_sizes);
-        struct room room = {memory, memory + sizes[0], memory + sizes[0] + sizes[1], 0, 0};
+        size_t keys = up(longest, LANES), channels = up(depth, LANES);
+        size_t sizes[] = {depth * keys, keys * channels, ROWS * depth, ROWS * keys, ROWS * channels}, total = 0;
+        for (int i = 0; i < 5; i++) total += sizes[i] = up(sizes[i], 16);
+        struct room room = {room_for(total), 0, 0, 0, 0};
+        room.values = room.keys + sizes[0];
+        room.queries = room.values + sizes[1];
         room.scores = room.queries + sizes[2];
         room.out = room.scores + sizes[3];
-        memset(room.values, 0, sizes[1] * 4);
+        memset(room.values, 0, sizes[1] * sizeof(float)); /* channels beyond `depth` stay so */
         _Pragma("omp for schedule(dynamic, 1)") for (size_t task = 0; task < sequences * heads; task++) {
-            size_t s = task / heads, n = task % heads, first = cu_seqlens[s], length = cu_seqlens[s + 1] - first;
-            size_t row = closing ? s : first, head = n * depth;
-#define ATTEND(of) attend(q, row * q_stride + head, q_stride, k, first * kv_stride + head, v, first * kv_stride + head, kv_stride, \
-                   of, length, closing ? length - 1 : 0, depth, slopes[n], out, row * heads * depth + head, heads * depth, room)
-            if (kind == F32) ATTEND(F32);
-            else ATTEND(BF16);
-#undef ATTEND
+            size_t s = task / heads, n = task % heads, first = cu_seqlens[s], row = closing ? s : first;
+            size_t length = cu_seqlens[s + 1] - first, at = n * depth;
+            struct head head = {
+                token(q, kind, row * q_stride + at), token(k, kind, first * kv_stride + at), token(v, kind, first * kv_stride + at),
+                (void *)token(out, kind, row * heads * depth + at), q_stride, kv_stride, heads * depth, length,
+                closing ? length - 1 : 0, depth, slopes[n],
+            };
+            if (kind == F32) attend(head, F32, 0, room);
+            else if (pairs) attend(head, BF16, HAS_PAIRS, room);
+            else attend(head, BF16, 0, room);
         }
-        free(memory);
+        free(room.keys);
     }
 }

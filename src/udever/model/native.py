@@ -68,9 +68,11 @@ _SIGNATURES = {
 
 
 def library_name() -> str | None:
-    """The build of the kernels for what PyTorch uses of this CPU: "avx512", "avx2"; None: there is none for it."""
+    """The build of the kernels for what PyTorch uses of this CPU, as hatch_build.py names it; None: there is none."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return next((name for name in ("AVX512", "AVX2") if capability.startswith(name)), "").lower() or None
+    if capability.startswith("AVX512"):
+        return "avx512_bf16" if torch.cpu._is_avx512_bf16_supported() else "avx512"
+    return "avx2" if capability == "AVX2" else None
 
 
 @cache
@@ -152,9 +154,15 @@ def finish(
 
 def rounded(x: Tensor) -> Rounded:
     """bfloat16 [T, W] for an int8 product."""
-    out, to = _outputs(Form(None, rounded=True), like=x)
+    out, to = _rounded_outputs(x.shape, exact=None)
     _call("finish", x.data_ptr(), *x.shape, None, None, None, None, 0, False, to, _threads(x.numel()))
-    return out._replace(exact=x) if isinstance(out, Rounded) else Rounded(out, out, x)
+    return out._replace(exact=x)
+
+
+def gelu_(y: Tensor) -> Tensor:
+    """GELU in its tanh form, in place; bfloat16 [T, W]."""
+    _call("finish", y.data_ptr(), *y.shape, None, None, None, None, 0, True, _Outputs(half=y.data_ptr()), _threads(y.numel()))
+    return y
 
 
 def attention(
@@ -175,19 +183,32 @@ def attention(
 
 
 def _outputs(form: Form, *, like: Tensor, room: Tensor | None = None) -> tuple[Tensor | Rounded, _Outputs]:
-    """Fresh memory for rows in this form, or `room` where it fits; and as the kernels take it."""
+    """Memory for rows in this form, and the same as the kernels take it.
+
+    Args:
+        room: taken instead of fresh memory for numbers of its dtype.
+    """
     exact = None
     if form.dtype is not None:
-        fits = room is not None and room.dtype == form.dtype
-        exact = room if fits else torch.empty(like.shape, dtype=form.dtype)
-    half = exact.data_ptr() if exact is not None and exact.dtype == torch.bfloat16 else None
-    wide = exact.data_ptr() if exact is not None and exact.dtype == torch.float32 else None
-    if not form.rounded:
-        return exact, _Outputs(half=half, wide=wide)
-    numbers = torch.empty(like.shape, dtype=torch.uint8)
-    scales = torch.empty(len(like), 1, dtype=torch.bfloat16)
-    out = Rounded(numbers, scales, exact)
-    return out, _Outputs(rounded=numbers.data_ptr(), scales=scales.data_ptr(), half=half, wide=wide)
+        exact = room if room is not None and room.dtype == form.dtype else torch.empty(like.shape, dtype=form.dtype)
+    if form.rounded:
+        return _rounded_outputs(like.shape, exact=exact)
+    if exact is None:
+        raise TypeError("a form is a dtype, or rounded, or both")
+    return exact, _float_outputs(exact)
+
+
+def _rounded_outputs(shape: torch.Size, *, exact: Tensor | None) -> tuple[Rounded, _Outputs]:
+    numbers = torch.empty(shape, dtype=torch.uint8)
+    scales = torch.empty(shape[0], 1, dtype=torch.bfloat16)
+    to = _Outputs() if exact is None else _float_outputs(exact)
+    to.rounded, to.scales = numbers.data_ptr(), scales.data_ptr()
+    return Rounded(numbers, scales, exact), to
+
+
+def _float_outputs(exact: Tensor) -> _Outputs:
+    pointer = exact.data_ptr()
+    return _Outputs(wide=pointer) if exact.dtype == torch.float32 else _Outputs(half=pointer)
 
 
 def _call(name: str, *arguments: object) -> None:
