@@ -14,7 +14,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("udever needs Python 3.11 or newer; try: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }  # half a venv would count as one the next time
 
-$(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt hatch_build.py src/udever/model/kernels.c
+$(VENV)/.setup: $(BIN)/python pyproject.toml constraints.txt hatch_build.py $(wildcard src/udever/model/kernels/*.[ch])
 	$(INSTALL) --editable '.[server,eval]'
 	@touch $@
 

@@ -78,6 +78,7 @@ def describe(name: str, runtime: Runtime) -> dict[str, Any]:
     """What `info` shows. Raises the errors of `Embedder.load`."""
     from udever.engine import registry
     from udever.engine.locating import locate
+    from udever.model import native
 
     model = load(name, runtime)
     located = locate(name, revision=runtime.revision)
@@ -95,6 +96,7 @@ def describe(name: str, runtime: Runtime) -> dict[str, Any]:
         "tokenizer_entries": _tokenizer_entries(located.tokenizer_folder),
         "precision": model.precision,
         "device": model.device,
+        **({"kernels": native.in_use()} if model.device == "cpu" else {}),
         "fingerprint": model.fingerprint,
         "license": manifest.license or published.get(name, UNKNOWN),
         "scores": _scores(manifest.scores),

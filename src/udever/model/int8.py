@@ -103,9 +103,9 @@ class Kernel:
 
     pack: Callable[[Tensor, Tensor], Any]
     """(int8 [out, in], scales float32 [out]) -> what `product` wants."""
-    product: Callable[[Tensor, Any, torch.dtype], tuple[Tensor, Tensor]]
+    product: Callable[[Any, Any, torch.dtype], tuple[Tensor, Tensor]]
     """(x [T, in], packed, dtype) -> [T, out] in the dtype or float32 that lacks each token's scale only, and these,
-    [T, 1]."""
+    [T, 1]. oneDNN's takes `Rounded` too."""
 
 
 def _onednn_pack(weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:

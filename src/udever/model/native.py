@@ -1,6 +1,7 @@
-"""The compiled kernels (kernels.c): what lies between BLOOM's matrix products on a CPU, in one pass each.
+"""The compiled kernels (kernels/*.c): what lies between BLOOM's matrix products on a CPU, in one pass each.
 
-    norm: hidden += added, normed -> the next product's form      finish: an int8 product's scales, bias, GELU -> the same
+    norm: hidden += added, normed -> as the next product takes it
+    finish: an int8 product's scales, bias and GELU -> as the next product takes it
     attention: causal ALiBi over packed sequences
 
 They are there if a C compiler was when the package was installed (hatch_build.py); without them PyTorch computes the
@@ -20,10 +21,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HERE = Path(__file__).parent
-SOURCE = HERE / "kernels.c"
+KERNELS = Path(__file__).parent / "kernels"
+"""Source and builds."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
-"""As kernels.c numbers them."""
+"""As vectors.h numbers them."""
 ROW_NUMBERS = 16
 """A row is a multiple of so many numbers: one vector of the widest registers."""
 SHARED_NUMBERS = 1 << 15
@@ -77,9 +78,15 @@ def library_name() -> str | None:
 
 @cache
 def kernels() -> ctypes.CDLL | None:
-    """The kernels for this CPU; None where they were not built, or from another kernels.c than this."""
+    """The kernels for this CPU; None where there are none."""
+    name = library_name()
+    return open_library(KERNELS / f"{name}.so") if name else None
+
+
+def open_library(path: Path) -> ctypes.CDLL | None:
+    """A build of the kernels; None if it is not there, or is of another source than ours, or finds no OpenMP."""
     try:
-        library = ctypes.CDLL(str(HERE / f"_kernels_{library_name()}.so"))
+        library = ctypes.CDLL(str(path))
         source = ctypes.c_char_p.in_dll(library, "udever_source").value
     except (OSError, ValueError):
         return None
@@ -92,8 +99,18 @@ def kernels() -> ctypes.CDLL | None:
 
 
 def source_hash() -> str:
-    """Of kernels.c; the build has it in it."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    """Of the source; each build has it in it."""
+    digest = hashlib.sha256()
+    for source in sorted([*KERNELS.glob("*.c"), *KERNELS.glob("*.h")]):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def in_use() -> str:
+    """What `kernels` found, for people to read."""
+    return (
+        f"compiled for {library_name()}" if kernels() else "none were compiled (GCC is wanted when udever is installed)"
+    )
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -161,7 +178,8 @@ def rounded(x: Tensor) -> Rounded:
 
 def gelu_(y: Tensor) -> Tensor:
     """GELU in its tanh form, in place; bfloat16 [T, W]."""
-    _call("finish", y.data_ptr(), *y.shape, None, None, None, None, 0, True, _Outputs(half=y.data_ptr()), _threads(y.numel()))
+    to = _float_outputs(y)
+    _call("finish", y.data_ptr(), *y.shape, None, None, None, None, 0, True, to, _threads(y.numel()))
     return y
 
 
