@@ -135,6 +135,8 @@ def test_gelu_of_every_bfloat16_is_off_by_one_rounding_at_most() -> None:
     y = native.gelu_(x.clone()).double()
     assert ((y - exact).abs() <= exact.abs() * 2**-8 + wide.abs() * 2**-120 + 1e-30)[finite].all()
     assert y.isnan()[x.isnan()].all()
+    in_float32 = native.gelu_(x.float()).double()
+    assert ((in_float32 - exact).abs() <= 2e-6 * exact.abs() + 1e-7 * wide.abs())[finite].all()
 
 
 def test_nan_and_infinity_are_not_lost_on_the_way() -> None:

@@ -155,7 +155,7 @@ def gelu_(y: Tensor) -> Tensor:
     """GELU in its tanh form, [T, out] -> [T, out], in place unless a gradient needs `y`: fresh memory costs as much."""
     if y.requires_grad:
         return F.gelu(y, approximate="tanh")
-    if y.dtype == torch.bfloat16 and native.serves_rows(y):
+    if native.serves_rows(y):
         return native.gelu_(y)
     activated: Tensor = torch.ops.aten.gelu_(y, approximate="tanh")
     return activated

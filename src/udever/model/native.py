@@ -58,7 +58,7 @@ class _Outputs(ctypes.Structure):
 _SIGNATURES = {
     "norm": (c_void_p, c_void_p, c_int, c_size_t, c_size_t, c_void_p, c_void_p, c_float, _Outputs, c_int),
     "finish": (
-        *(c_void_p, c_size_t, c_size_t, c_void_p, c_void_p),
+        *(c_void_p, c_int, c_size_t, c_size_t, c_void_p, c_void_p),
         *(c_void_p, c_void_p, c_size_t, c_int, _Outputs, c_int),
     ),
     "attention": (
@@ -163,7 +163,7 @@ def finish(
     """
     out, to = _outputs(form, like=y, room=y)
     _call(
-        "finish", y.data_ptr(), *y.shape, token_scales.data_ptr(), bias.data_ptr(),
+        "finish", y.data_ptr(), KINDS[y.dtype], *y.shape, token_scales.data_ptr(), bias.data_ptr(),
         _pointer(kept), columns.data_ptr(), len(columns), gelu, to, _threads(y.numel()),
     )  # fmt: skip
     return out
@@ -172,15 +172,20 @@ def finish(
 def rounded(x: Tensor) -> Rounded:
     """bfloat16 [T, W] for an int8 product."""
     out, to = _rounded_outputs(x.shape, exact=None)
-    _call("finish", x.data_ptr(), *x.shape, None, None, None, None, 0, False, to, _threads(x.numel()))
+    _finish_alone(x, to, gelu=False)
     return out._replace(exact=x)
 
 
 def gelu_(y: Tensor) -> Tensor:
-    """GELU in its tanh form, in place; bfloat16 [T, W]."""
-    to = _float_outputs(y)
-    _call("finish", y.data_ptr(), *y.shape, None, None, None, None, 0, True, to, _threads(y.numel()))
+    """GELU in its tanh form, in place; float32 or bfloat16 [T, W]."""
+    _finish_alone(y, _float_outputs(y), gelu=True)
     return y
+
+
+def _finish_alone(x: Tensor, to: _Outputs, *, gelu: bool) -> None:
+    """`finish` of numbers that lack nothing."""
+    kind, threads = KINDS[x.dtype], _threads(x.numel())
+    _call("finish", x.data_ptr(), kind, *x.shape, None, None, None, None, 0, gelu, to, threads)
 
 
 def attention(

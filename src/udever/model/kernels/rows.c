@@ -84,17 +84,18 @@ void udever_norm(float *hidden, const void *added, int kind, size_t rows, size_t
 
 /* What an int8 product lacks: x [T, W] * scale of its token (unless NULL) + bias, the kept columns from a product of their
    own [T, K], GELU if asked for; then to the outputs, one of which may be x. */
-void udever_finish(const uint16_t *x, size_t rows, size_t width, const uint16_t *token_scales, const uint16_t *bias,
+void udever_finish(const void *x, int kind, size_t rows, size_t width, const uint16_t *token_scales, const uint16_t *bias,
                    const uint16_t *kept, const int64_t *columns, size_t kept_columns, int activate, struct outputs to, int threads) {
     PARALLEL {
         float *row = room_for(width);
         SHARED_ROWS for (size_t t = 0; t < rows; t++) {
-            const uint16_t *from = x + t * width;
+            size_t at = t * width;
             if (token_scales) {
                 floats scale = all(widened(token_scales[t]));
                 for (size_t i = 0; i < width; i += LANES)
-                    *(floats *)(row + i) = load(from, BF16, i) * scale + load(bias, BF16, i);
-            } else for (size_t i = 0; i < width; i += LANES) *(floats *)(row + i) = load(from, BF16, i);
+                    *(floats *)(row + i) = load(x, BF16, at + i) * scale + load(bias, BF16, i);
+            } else if (kind == F32) memcpy(row, (const float *)x + at, width * sizeof *row);
+            else for (size_t i = 0; i < width; i += LANES) *(floats *)(row + i) = load(x, BF16, at + i);
             for (size_t k = 0; k < kept_columns; k++) row[columns[k]] = widened(kept[t * kept_columns + k]);
             if (activate) for (size_t i = 0; i < width; i += LANES) *(floats *)(row + i) = gelu(*(floats *)(row + i));
             put(to, t, width, row);
