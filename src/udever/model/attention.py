@@ -125,9 +125,10 @@ def closing_attention(q_SND: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: Pac
     return out
 
 
-def _native_serves(*parts: Tensor) -> bool:
-    rows_of_heads = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in parts)
-    return rows_of_heads and native.serves(*parts)
+def _native_serves(q: Tensor, k_TND: Tensor, v_TND: Tensor) -> bool:
+    parts = (q, k_TND, v_TND)
+    heads_together = all(x.stride(2) == 1 and x.stride(1) == x.shape[2] for x in parts)
+    return heads_together and k_TND.stride(0) == v_TND.stride(0) and native.serves(*parts)
 
 
 def _native(q: Tensor, k_TND: Tensor, v_TND: Tensor, *, batch: PackedBatch, bias: AlibiBias, closing: bool) -> Tensor:
