@@ -109,7 +109,7 @@ def source_hash() -> str:
 def in_use() -> str:
     """What `kernels` found, for people to read."""
     return (
-        f"compiled for {library_name()}" if kernels() else "none were compiled (GCC is wanted when udever is installed)"
+        f"compiled for {library_name()}" if kernels() else "none: udever was installed without GCC"
     )
 
 
