@@ -6,6 +6,7 @@ Does not know: how work is planned, done or written (udever.bulk).
 """
 
 import json
+import os
 import re
 import sys
 import time
@@ -87,6 +88,11 @@ class Cluster:
     ] = None
 
 
+FEW_SHAPES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+"""oneDNN keeps code for each number of tokens that it has met, 1,024 times unless told before its first product: some
+400 MB that a run of millions of rows grows by, for shapes that hardly come again."""
+
+
 def bulk(
     *inputs: Annotated[str, Parameter(help="parquet, jsonl, csv, tsv, txt; folders, globs, URLs (s3://…).")],
     output: Annotated[str, Parameter(name=("--output", "-o"), help="Folder or URL of the output.")],
@@ -116,6 +122,7 @@ def bulk(
     options = _options(texts, shaping, writing)
     runner = _runner(engine, cluster, choice, runtime)
     prepared = prepare(inputs, options, output=output, input_format=texts.input_format, force=force)
+    os.environ.setdefault(*FEW_SHAPES)
     # On a cluster this process embeds nothing: it may have no GPU.
     model = load(choice.model, runtime if engine == "local" else replace(runtime, device="auto"))
     started = time.perf_counter()

@@ -29,6 +29,8 @@ ROW_NUMBERS = 16
 """A row is a multiple of so many numbers: one vector of the widest registers."""
 SHARED_NUMBERS = 1 << 15
 """From so many numbers on, the cores share them."""
+PRODUCTS_AS_ONE = 16
+"""Of attention's, which take as long as reading and writing one number."""
 
 
 class Form(NamedTuple):
@@ -108,9 +110,7 @@ def source_hash() -> str:
 
 def in_use() -> str:
     """What `kernels` found, for people to read."""
-    return (
-        f"compiled for {library_name()}" if kernels() else "none: udever was installed without GCC"
-    )
+    return f"compiled for {library_name()}" if kernels() else "none: udever was installed without GCC"
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -196,11 +196,11 @@ def attention(
     The inputs may be views of one projection: a token's heads and channels stand together.
     """
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    sequences, work = len(cu_seqlens) - 1, k_TND.numel() * (1 if closing else longest)
+    sequences, products = len(cu_seqlens) - 1, k_TND.numel() * (1 if closing else longest)
     _call(
         "attention", q.data_ptr(), q.stride(0), k_TND.data_ptr(), v_TND.data_ptr(), k_TND.stride(0), KINDS[q.dtype],
         cu_seqlens.data_ptr(), sequences, *q.shape[1:], slopes_N.data_ptr(), closing, longest, out.data_ptr(),
-        _threads(work),
+        _threads(products // PRODUCTS_AS_ONE),
     )  # fmt: skip
     return out
 
