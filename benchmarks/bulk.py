@@ -1,7 +1,7 @@
 """How fast `udever bulk` is: beside the bare engine and sentence-transformers' multi-process pool, on one Parquet file.
 
     python benchmarks/bulk.py                                        # writes docs/bulk-performance.{json,md}
-    python benchmarks/bulk.py --rows 20000 --memory-rows 1000000     # as the page was made, on an idle machine
+    python benchmarks/bulk.py --rows 10000 --memory-rows 400000      # as the page was made, on an idle machine
 
 Each round runs every way once, in turns, each in a fresh process; ratios compare within a round. Loading is left out
 everywhere; reading, tokenising and writing are in for `udever bulk` only. All must give the same vectors. Memory is
