@@ -198,7 +198,7 @@ def test_the_kernels_are_really_what_computes(
     tensors = random_tensors(config)
     table, batch = tensors.pop(TABLE), PackedBatch.from_lists([[5, 6, 7]])
     closing_states(Bloom(config, tensors, table=table, precision="fp32"), batch)
-    assert called == {"norm", "attention"}
+    assert called >= {"norm", "attention"}  # and GELU, where no product has it fused
     with torch.inference_mode(False), torch.no_grad():
         assert not native.serves(torch.ones(2, 64))
     assert native.serves_rows(torch.ones(2, 64))
