@@ -77,21 +77,6 @@ INLINE float soften(float *scores, size_t query, size_t end, float scale, float 
     return sum(total);
 }
 
-/* A row of floats to bfloat16, over its own beginning. */
-INLINE void narrow(float *row, size_t width) {
-    for (size_t i = 0; i < width; i += LANES) *(halves *)((uint16_t *)row + i) = narrowed(*(floats *)(row + i));
-}
-
-INLINE float element(const void *x, enum kind kind, size_t i) {
-    return kind == F32 ? ((const float *)x)[i] : widened(((const uint16_t *)x)[i]);
-}
-
-INLINE void widen(float *to, const void *x, enum kind kind, size_t at, size_t count) {
-    size_t i = 0;
-    for (; i + LANES <= count; i += LANES) *(floats *)(to + i) = load(x, kind, at + i);
-    for (; i < count; i++) to[i] = element(x, kind, at + i);
-}
-
 /* Two rows of bfloat16 as one of pairs; NULL is a row of zeros. */
 INLINE void pair(float *to, const uint16_t *first, const uint16_t *second, size_t count) {
     size_t i = 0;
@@ -142,38 +127,34 @@ struct head { /* of one sequence: where its numbers begin, and how far apart its
     float slope;
 };
 
-INLINE const void *token(const void *x, enum kind kind, size_t numbers) {
-    return (const char *)x + numbers * (kind == F32 ? sizeof(float) : sizeof(uint16_t));
-}
-
 INLINE void attend(struct head head, enum kind kind, const int pairs, struct room room) {
     const size_t length = head.length, depth = head.depth, held = pairs ? depth / 2 : depth;
     const size_t keys = up(length, LANES), channels = up(depth, LANES), stride = head.kv_stride;
     for (size_t j = 0; j < length; j += LANES)
         transpose(room.keys + j, keys, head.k, pairs ? F32 : kind, (j * stride) / (1 + pairs), stride / (1 + pairs), length - j, held);
     if (pairs) for (size_t j = 0; j < length; j += 2) {
-        const uint16_t *first = token(head.v, kind, j * stride), *second = j + 1 < length ? first + stride : NULL;
+        const uint16_t *first = number(head.v, kind, j * stride), *second = j + 1 < length ? first + stride : NULL;
         pair(room.values + j / 2 * channels, first, second, depth);
     } else for (size_t j = 0; j < length; j++) widen(room.values + j * channels, head.v, kind, j * stride, depth);
     for (size_t i = head.first_query; i < length; i += ROWS) {
         int rows = length - i < ROWS ? length - i : ROWS;
         size_t seen = i + rows, end = up(seen, LANES), at = i - head.first_query;
         for (int r = 0; r < rows; r++) {
-            if (pairs) memcpy(room.queries + r * held, token(head.q, kind, (at + r) * head.q_stride), depth * sizeof(uint16_t));
+            if (pairs) memcpy(room.queries + r * held, number(head.q, kind, (at + r) * head.q_stride), depth * sizeof(uint16_t));
             else widen(room.queries + r * held, head.q, kind, (at + r) * head.q_stride, depth);
         }
         product(rows, pairs, room.queries, held, room.keys, keys, held, room.scores, keys, end);
         float totals[ROWS];
         for (int r = 0; r < rows; r++) {
             totals[r] = soften(room.scores + r * keys, i + r, end, 1.0f / sqrtf(depth), head.slope);
-            if (pairs) narrow(room.scores + r * keys, end);
+            if (pairs) narrow(room.scores + r * keys, room.scores + r * keys, end);
         }
         product(rows, pairs, room.scores, keys, room.values, channels, pairs ? (seen + 1) / 2 : seen, room.out, channels, channels);
         for (int r = 0; r < rows; r++) {
-            void *out = (void *)token(head.out, kind, (at + r) * head.out_stride);
+            void *out = (void *)number(head.out, kind, (at + r) * head.out_stride);
             float *row = room.out + r * channels;
             for (size_t d = 0; d < channels; d += LANES) *(floats *)(row + d) *= 1.0f / totals[r];
-            if (kind == BF16) narrow(row, channels);
+            if (kind == BF16) narrow(row, row, channels);
             memcpy(out, row, depth * (kind == F32 ? sizeof(float) : sizeof(uint16_t)));
         }
     }
@@ -198,8 +179,8 @@ void udever_attention(const void *q, size_t q_stride, const void *k, const void 
             size_t s = task / heads, n = task % heads, first = cu_seqlens[s], row = closing ? s : first;
             size_t length = cu_seqlens[s + 1] - first, at = n * depth;
             struct head head = {
-                token(q, kind, row * q_stride + at), token(k, kind, first * kv_stride + at), token(v, kind, first * kv_stride + at),
-                (void *)token(out, kind, row * heads * depth + at), q_stride, kv_stride, heads * depth, length,
+                number(q, kind, row * q_stride + at), number(k, kind, first * kv_stride + at), number(v, kind, first * kv_stride + at),
+                (void *)number(out, kind, row * heads * depth + at), q_stride, kv_stride, heads * depth, length,
                 closing ? length - 1 : 0, depth, slopes[n],
             };
             if (kind == F32) attend(head, F32, 0, room);

@@ -31,7 +31,7 @@ INLINE float loudest(const float *x, size_t width) {
 INLINE void put(struct outputs to, size_t row, size_t width, const float *x) {
     size_t at = row * width;
     if (to.wide) memcpy(to.wide + at, x, width * sizeof *x);
-    if (to.half) for (size_t i = 0; i < width; i += LANES) store(to.half, BF16, at + i, *(const floats *)(x + i));
+    if (to.half) narrow(to.half + at, x, width);
     if (!to.rounded) return;
     float one = loudest(x, width) * (1.0f / 127);
     to.scales[row] = narrowed(all(one < 1.17549435e-38f ? 1.17549435e-38f : one))[0];
@@ -72,8 +72,7 @@ void udever_norm(float *hidden, const void *added, int kind, size_t rows, size_t
         float *normed = room_for(width);
         SHARED_ROWS for (size_t t = 0; t < rows; t++) {
             float *row = hidden + t * width;
-            size_t bytes_before = t * width * (kind == F32 ? sizeof(float) : sizeof(uint16_t));
-            const void *more = added ? (const char *)added + bytes_before : NULL;
+            const void *more = added ? number(added, kind, t * width) : NULL;
             if (kind == F32) norm_row(row, more, F32, width, weight, bias, epsilon, normed);
             else norm_row(row, more, BF16, width, weight, bias, epsilon, normed);
             put(to, t, width, normed);
@@ -94,8 +93,8 @@ void udever_finish(const void *x, int kind, size_t rows, size_t width, const uin
                 floats scale = all(widened(token_scales[t]));
                 for (size_t i = 0; i < width; i += LANES)
                     *(floats *)(row + i) = load(x, BF16, at + i) * scale + load(bias, BF16, i);
-            } else if (kind == F32) memcpy(row, (const float *)x + at, width * sizeof *row);
-            else for (size_t i = 0; i < width; i += LANES) *(floats *)(row + i) = load(x, BF16, at + i);
+            } else if (kind == F32) widen(row, x, F32, at, width);
+            else widen(row, x, BF16, at, width);
             for (size_t k = 0; k < kept_columns; k++) row[columns[k]] = widened(kept[t * kept_columns + k]);
             if (activate) for (size_t i = 0; i < width; i += LANES) *(floats *)(row + i) = gelu(*(floats *)(row + i));
             put(to, t, width, row);

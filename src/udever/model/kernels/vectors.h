@@ -67,9 +67,24 @@ INLINE floats load(const void *x, enum kind kind, size_t i) {
     return (floats)(__builtin_convertvector(*(const halves *)((const uint16_t *)x + i), words) << 16);
 }
 
-INLINE void store(void *x, enum kind kind, size_t i, floats value) {
-    if (kind == F32) *(floats *)((float *)x + i) = value;
-    else *(halves *)((uint16_t *)x + i) = narrowed(value);
+/* Where number i stands. */
+INLINE const void *number(const void *x, enum kind kind, size_t i) {
+    return (const char *)x + i * (kind == F32 ? sizeof(float) : sizeof(uint16_t));
+}
+
+INLINE float element(const void *x, enum kind kind, size_t i) {
+    return kind == F32 ? ((const float *)x)[i] : widened(((const uint16_t *)x)[i]);
+}
+
+INLINE void widen(float *to, const void *x, enum kind kind, size_t at, size_t count) {
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) *(floats *)(to + i) = load(x, kind, at + i);
+    for (; i < count; i++) to[i] = element(x, kind, at + i);
+}
+
+/* A row of floats to bfloat16; it may go over its own beginning. */
+INLINE void narrow(void *to, const float *row, size_t width) {
+    for (size_t i = 0; i < width; i += LANES) *(halves *)((uint16_t *)to + i) = narrowed(*(const floats *)(row + i));
 }
 
 /* 2^x for |x| <= 126, to two units in the last place (Cephes' polynomial). */
