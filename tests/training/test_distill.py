@@ -19,7 +19,7 @@ from udever.training import recipe as recipes
 from udever.training import run
 from udever.training.data.examples import ExampleStore
 from udever.training.data.store_writer import TextExample, new_store
-from udever.training.distill import PREFIX_WEIGHT, Lesson, Targets, distill_loss
+from udever.training.distill import PREFIX_WEIGHT, Lesson, Targets, distill_loss, similarity_loss
 from udever.training.distributed import world
 from udever.training.plot import draw
 from udever.training.session import open_session
@@ -89,6 +89,34 @@ def test_a_run_brings_both_sides_to_the_teachers_place(
     assert (vectors * aims).sum(1).min() > 0.9 > (before * aims).sum(1).max()
 
 
+def test_a_run_learns_what_is_near_what_from_a_wider_teacher(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    path = data / "targets" / "vectors.npy"
+    width = np.load(path).shape[1] + 5
+    np.save(path, np.random.default_rng(1).normal(size=(5, width)).astype(np.float16))
+    text = RECIPE.format(base=tiny_checkpoint, contrast_weight=0.0)
+    (tmp_path / "recipe.toml").write_text(text)
+    with (
+        pytest.raises(ExamplesError, match=f"{width}.*wide") as raised,
+        open_session(recipes.load(tmp_path / "recipe.toml"), data=data, precision="fp32", device="cpu"),
+    ):
+        pass
+    assert 'match = "similarities"' in str(raised.value), "the way out"
+    (tmp_path / "recipe.toml").write_text(text.replace("bank = 8", "teacher_temperature = 0.2"))
+    with pytest.raises(RecipeError, match="teacher_temperature goes with match"):
+        recipes.load(tmp_path / "recipe.toml")
+    (tmp_path / "recipe.toml").write_text(text.replace("bank = 8", 'match = "similarities"\nteacher_temperature = 0.2'))
+    recipe = recipes.load(tmp_path / "recipe.toml")
+    with open_session(recipe, data=data, precision="fp32") as session, world() as here:
+        run.train(session.trainer, tmp_path, world=here, every=1000, callbacks=run.Callbacks())
+        model = Embedder.load(str(session.write(tmp_path / "model")))
+    texts = [TEXTS[i] for i in (*range(5), *range(6, 11))]
+    trained, before = (found.embed(texts, role="query") for found in (model, Embedder.load(str(tiny_checkpoint))))
+    same_place = (np.arange(10) + 5) % 10  # the teacher has both sides of a pair at one place
+    nearest = [(vectors @ vectors.T - 9 * np.eye(10)).argmax(1) for vectors in (trained, before)]
+    assert (nearest[0] == same_place).all()
+    assert (nearest[1] == same_place).mean() < 0.5
+
+
 def test_other_teacher_vectors_are_other_data(data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     recipe = written(tmp_path, tiny_checkpoint, 0.0)
     identities = []
@@ -152,6 +180,46 @@ def test_texts_without_a_vector_teach_nothing_and_break_nothing() -> None:
     assert nothing.item() == 0
     assert watched == {}
     assert embeddings.grad.isfinite().all()
+
+
+@given(seed=st.integers(0, 1000), temperature=st.sampled_from([0.05, 1.0]), sharper=st.sampled_from([0.02, 0.5]))
+def test_the_loss_of_similarities_by_its_definition(seed: int, temperature: float, sharper: float) -> None:
+    numbers = np.random.default_rng(seed)
+    students, targets = _unit(numbers.normal(size=(5, 4))), _unit(numbers.normal(size=(5, 7)))
+    targets[2] = 0
+    known = [0, 1, 3, 4]
+    expected = 0.0
+    for width, weight in ((2, PREFIX_WEIGHT), (4, 1.0)):
+        cut = _unit(students[:, :width])
+        for row in known:
+            others = [other for other in known if other != row]
+            aim = _softmax(targets[others] @ targets[row] / sharper)
+            got = _softmax(cut[others] @ cut[row] / temperature)
+            divergence = sum(p * math.log(p / q) for p, q in zip(aim, got, strict=True) if p > 0)
+            expected += weight * divergence / len(known)
+    embeddings = torch.from_numpy(students * 3).requires_grad_()
+    turned = np.linalg.qr(numbers.normal(size=(7, 7)))[0]
+    for rows in (targets, targets @ turned):  # where the teacher has its texts does not matter
+        lesson = Lesson(targets=torch.from_numpy(rows), bank=torch.zeros(0, 7))
+        loss, _ = similarity_loss(
+            embeddings, lesson, temperature=temperature, teacher_temperature=sharper, prefixes=(2,)
+        )
+        assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    loss.backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad[2].abs().max() == 0
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_too_few_texts_to_compare_teach_nothing(known: int) -> None:
+    embeddings = torch.randn(4, 6, requires_grad=True)
+    targets = torch.zeros(4, 6)
+    targets[:known] = F.normalize(torch.randn(known, 6), dim=1)
+    lesson = Lesson(targets=targets, bank=torch.zeros(0, 6))
+    loss, watched = similarity_loss(embeddings, lesson, temperature=0.1, teacher_temperature=0.1, prefixes=())
+    loss.backward()
+    assert loss.item() == 0
+    assert watched == {}
 
 
 def test_a_step_without_targets_has_a_place_in_the_picture_too(tmp_path: Path) -> None:

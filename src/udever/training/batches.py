@@ -125,7 +125,8 @@ class Batches:
         part = self._recipe.distill
         if self._targets is None or part is None:
             return None
-        bank = self._targets.bank(part.bank, seed=(self._recipe.seed, step))
+        size = part.bank if part.match == "vectors" else 0
+        bank = self._targets.bank(size, seed=(self._recipe.seed, step))
         return Lesson(targets=self._targets.of(texts), bank=bank)
 
     def text(self, store: int, text_id: int) -> str:

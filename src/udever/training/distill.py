@@ -1,9 +1,11 @@
-"""Learning a teacher's vectors: each text's embedding shall lie where the teacher puts it, and rank others as it does.
+"""Learning from a teacher's vectors: where each text shall lie, or only which of a batch's texts are how near.
 
-    loss = mean(1 - cosine(student, teacher)) + KL(teacher's || student's softmax of similarities to a bank)
+    vectors:       mean(1 - cosine(student, teacher)) + KL(teacher's || student's softmax of similarities to a bank)
+    similarities:  KL(teacher's || student's softmax of a text's similarities to the batch's others)
 
-Invariant: targets are unit vectors of the student's width; a text without one teaches nothing.
-Knows no model. The loss is what did best among those of docs/notebook.md.
+Invariant: a text without a target teaches nothing; targets to lie at are of the student's width, those to be near like
+of any.
+Knows no model. The first loss is what did best among those of docs/notebook.md.
 """
 
 import hashlib
@@ -23,17 +25,21 @@ from udever.errors import ExamplesError
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What a step learns from the teacher. Unit vectors."""
+    """What a step learns from the teacher. Unit vectors of the teacher's width T; the student's, H, may be another."""
 
     targets: Tensor
-    """float32 [n, H], one a text of the batch; zero where there is none."""
+    """float32 [n, T], one a text of the batch; zero where there is none."""
     bank: Tensor
-    """float32 [M, H], others to be ranked against."""
+    """float32 [M, T], others to be ranked against."""
 
 
 DIGEST_ROWS = 100_000
 PREFIX_WEIGHT = 0.25
 """Of a Matryoshka prefix beside the full width."""
+FEWEST_COMPARED = 3
+"""Texts of a batch that can be nearer or farther: one and two others."""
+OUT_OF_REACH = -1e4
+"""Instead of a text's similarity to itself; minus infinity would make 0 x infinity of the KL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +47,17 @@ class Targets:
     """A teacher's vectors for the texts of one run's stores."""
 
     vectors: NDArray[np.float16]
-    """[R, H], memory-mapped."""
+    """[R, T], memory-mapped."""
     rows: tuple[NDArray[np.int64], ...]
     """For each store and text id, the row of its vector; -1: it has none."""
 
     @classmethod
-    def open(cls, folder: Path, *, texts: Sequence[int], width: int) -> "Targets":
+    def open(cls, folder: Path, *, texts: Sequence[int], width: int | None) -> "Targets":
         """Map `vectors.npy` (float16 [R, width]) and `rows-0.npy`, `rows-1.npy`, … (int64, a number for each text).
 
         Args:
             texts: how many texts each store holds.
+            width: what the vectors must have; None: any.
 
         Raises:
             ExamplesError: a file is missing or has another shape or type, or it holds nothing to learn.
@@ -60,8 +67,13 @@ class Targets:
             rows = tuple(np.load(folder / f"rows-{index}.npy", mmap_mode="r") for index in range(len(texts)))
         except (OSError, ValueError) as error:
             raise ExamplesError(f"teacher vectors in {folder}: {error}", hint="see docs/training.md") from None
-        if vectors.ndim != 2 or vectors.shape[1] != width:
-            raise ExamplesError(f"{folder}/vectors.npy is {vectors.shape}, the model is {width} wide")
+        if vectors.ndim != 2:
+            raise ExamplesError(f"{folder}/vectors.npy is {vectors.shape}", hint="a row a vector is [rows, width]")
+        if width not in (None, vectors.shape[1]):
+            raise ExamplesError(
+                f"{folder}/vectors.npy is {vectors.shape}, the model is {width} wide",
+                hint='[distill] match = "similarities" learns from vectors of any width',
+            )
         for first in range(0, len(vectors), DIGEST_ROWS):
             unsound = ~np.isfinite(vectors[first : first + DIGEST_ROWS]).all(1)
             if unsound.any():
@@ -77,7 +89,7 @@ class Targets:
         return cls(vectors=vectors, rows=rows)
 
     def of(self, texts: Sequence[tuple[int, int]]) -> Tensor:
-        """Unit targets [n, H] of (store, text id); zero where there is none."""
+        """Unit targets [n, T] of (store, text id); zero where there is none."""
         rows = np.array([self.rows[store][text_id] for store, text_id in texts])
         found = torch.from_numpy(self.vectors[np.maximum(rows, 0)].astype(np.float32))
         found[torch.from_numpy(rows < 0)] = 0
@@ -94,7 +106,7 @@ class Targets:
         return whole.hexdigest()
 
     def bank(self, size: int, *, seed: tuple[int, int]) -> Tensor:
-        """Unit vectors [size, H], drawn anew by `seed`."""
+        """Unit vectors [size, T], drawn anew by `seed`."""
         rows = np.random.default_rng(seed).integers(0, len(self.vectors), size)
         return F.normalize(torch.from_numpy(self.vectors[rows].astype(np.float32)), dim=1)
 
@@ -106,13 +118,9 @@ def distill_loss(
 
     The bank is joined by the batch's own targets, so that the KL is also a soft contrastive loss.
     """
-    known = lesson.targets.numpy().any(1)  # by NumPy: PyTorch's threads would wait for those that make batches
-    if not known.any():  # a mean of nothing would be NaN
+    if (taught := _taught(embeddings, lesson)) is None:
         return embeddings.sum() * 0, {}
-    targets = lesson.targets.to(embeddings)
-    if not known.all():
-        rows = torch.from_numpy(np.flatnonzero(known)).to(embeddings.device)
-        embeddings, targets = embeddings[rows], targets[rows]
+    embeddings, targets = taught
     keys = torch.cat([targets, lesson.bank.to(embeddings)])
     aim = (targets @ keys.T / temperature).log_softmax(1)
     total, cosine = embeddings.new_zeros(()), embeddings.new_zeros(())
@@ -123,3 +131,41 @@ def distill_loss(
         kl = F.kl_div(student, aim, log_target=True, reduction="batchmean")
         total = total + (kl + 1 - cosine) * (1.0 if width == embeddings.shape[1] else PREFIX_WEIGHT)
     return total, {"cosine": cosine.detach()}
+
+
+def similarity_loss(
+    embeddings: Tensor, lesson: Lesson, *, temperature: float, teacher_temperature: float, prefixes: Sequence[int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, {"agreement"}): how near a text is to each of the batch's others (as SEED, arXiv 2101.04731, in a batch).
+
+    `agreement` is how often both find the same text the nearest. Rows whose target is zero are left out, on both sides;
+    where fewer than three are left, there is nothing to compare and the loss is zero.
+    """
+    taught = _taught(embeddings, lesson)
+    if taught is None or len(taught[0]) < FEWEST_COMPARED:
+        return embeddings.sum() * 0, {}
+    embeddings, targets = taught
+    itself = torch.eye(len(targets), dtype=torch.bool, device=embeddings.device)
+
+    def ranking(vectors: Tensor, sharpness: float) -> Tensor:
+        return (vectors @ vectors.T / sharpness).masked_fill(itself, OUT_OF_REACH).log_softmax(1)
+
+    aim = ranking(targets, teacher_temperature)
+    total, nearest = embeddings.new_zeros(()), aim.argmax(1)
+    for width in (*prefixes, embeddings.shape[1]):
+        student = ranking(F.normalize(embeddings[:, :width], dim=1), temperature)
+        kl = F.kl_div(student, aim, log_target=True, reduction="batchmean")
+        total = total + kl * (1.0 if width == embeddings.shape[1] else PREFIX_WEIGHT)
+    return total, {"agreement": (student.argmax(1) == nearest).to(embeddings).mean()}
+
+
+def _taught(embeddings: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor] | None:
+    """The embeddings of the texts that have a target, and these; None where no text has one."""
+    known = lesson.targets.numpy().any(1)  # by NumPy: PyTorch's threads would wait for those that make batches
+    if not known.any():  # a mean of nothing would be NaN
+        return None
+    targets = lesson.targets.to(embeddings)
+    if not known.all():
+        rows = torch.from_numpy(np.flatnonzero(known)).to(embeddings.device)
+        embeddings, targets = embeddings[rows], targets[rows]
+    return embeddings, targets

@@ -1,12 +1,13 @@
 """What a run learns: a scalar of a batch's embeddings, and numbers to watch.
 
     contrastive:  the positive among all documents of the batch (contrastive.py)
-    distill:      a teacher's vector of each text (distill.py), with or without the contrastive term
+    distill:      a teacher's vectors, or what is near what among them (distill.py); with the contrastive term or not
 
 Invariant: a function of all embeddings of the batch in their order and of the batch alone.
 Does not know: how the embeddings were computed.
 """
 
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from udever.errors import RecipeError
 from udever.training.batches import StepBatch
 from udever.training.contrastive import Contrast, contrastive_loss
-from udever.training.distill import distill_loss
+from udever.training.distill import distill_loss, similarity_loss
 from udever.training.recipe import ContrastPart, Recipe
 
 Watched = dict[str, Tensor]
@@ -41,18 +42,19 @@ def contrastive(part: ContrastPart) -> Objective:
 
 
 def distill(recipe: Recipe) -> Objective:
-    """The teacher's vectors; with `contrast_weight`, the contrastive loss beside them."""
+    """What the teacher knows; with `contrast_weight`, the contrastive loss beside it."""
     part = recipe.distill
     if part is None:  # Recipe refuses that
         raise RecipeError("objective distill needs a [distill] table")
-    contrast = contrastive(recipe.contrast)
+    contrast, learned = contrastive(recipe.contrast), partial(distill_loss, temperature=part.temperature)
+    if part.match == "similarities":
+        sharpness = part.teacher_temperature or part.temperature
+        learned = partial(similarity_loss, temperature=part.temperature, teacher_temperature=sharpness)
 
     def objective(embeddings: Tensor, batch: StepBatch) -> tuple[Tensor, Watched]:
         if batch.lesson is None:
             raise ValueError("the batches have no teacher's vectors: make them with targets")
-        loss, watched = distill_loss(
-            embeddings, batch.lesson, temperature=part.temperature, prefixes=recipe.contrast.prefixes
-        )
+        loss, watched = learned(embeddings, batch.lesson, prefixes=recipe.contrast.prefixes)
         if part.contrast_weight and all(recipe.data[store].paired for store, _ in batch.texts):
             contrast_loss, more = contrast(embeddings, batch)
             loss, watched = loss + part.contrast_weight * contrast_loss, watched | more

@@ -22,6 +22,7 @@ from udever.training.bitfit import TUNES
 Objective = Literal["contrastive", "distill"]
 Schedule = Literal["constant", "linear", "cosine"]
 Mixing = Literal["mixed", "one_task"]
+Match = Literal["vectors", "similarities"]
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,13 +63,17 @@ class ContrastPart(_Part, frozen=True):
 
 
 class DistillPart(_Part, frozen=True):
-    """Learning a teacher's vectors."""
+    """Learning from a teacher's vectors."""
 
     targets: str
     """Folder of teacher vectors, relative to `--data`: one row a text id of the examples' store."""
+    match: Match = "vectors"
+    """Whether a text shall lie where the teacher has it, or be as near to the batch's others as there (any width)."""
     bank: int = 1024
-    """Teacher vectors that student and teacher are compared over."""
+    """Teacher vectors that student and teacher are compared over; not with similarities."""
     temperature: float = 0.1
+    teacher_temperature: float = 0.0
+    """With similarities; 0: the same. Small where a teacher's cosines lie close together, as e5's."""
     contrast_weight: float = 0.0
     """Of the contrastive loss beside it."""
 
@@ -137,6 +142,11 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             (optimizer.warmup_epochs >= 0, f"optimizer.warmup_epochs is {optimizer.warmup_epochs}"),
             (all(0 <= beta < 1 for beta in optimizer.betas), f"optimizer.betas is {optimizer.betas}; each in [0, 1)"),
             (distill.temperature > 0, f"distill.temperature is {distill.temperature}; it must be above 0"),
+            (distill.teacher_temperature >= 0, f"distill.teacher_temperature is {distill.teacher_temperature}"),
+            (
+                distill.match == "similarities" or not distill.teacher_temperature,
+                'distill.teacher_temperature goes with match = "similarities"',
+            ),
             (distill.bank >= 0, f"distill.bank is {distill.bank}; it must be at least 0"),
             (distill.contrast_weight >= 0, f"distill.contrast_weight is {distill.contrast_weight}"),
             (self.evaluate is None or self.evaluate.every_steps >= 1, "evaluate.every_steps must be at least 1"),

@@ -251,7 +251,8 @@ def _targets(recipe: Recipe, data: Path, stores: list[ExampleStore], base: Train
     if recipe.objective == "contrastive" or recipe.distill is None:
         return None
     texts = [store.text_count for store in stores]
-    return Targets.open(data / recipe.distill.targets, texts=texts, width=base.config.width)
+    width = base.config.width if recipe.distill.match == "vectors" else None
+    return Targets.open(data / recipe.distill.targets, texts=texts, width=width)
 
 
 def _precision(precision: str, recipe: Recipe, device: torch.device) -> str:
