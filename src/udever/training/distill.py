@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from udever.errors import ExamplesError
+from udever.training.contrastive import cosines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,6 @@ PREFIX_WEIGHT = 0.25
 """Of a Matryoshka prefix beside the full width."""
 FEWEST_COMPARED = 3
 """Texts of a batch that can be nearer or farther: one and two others."""
-OUT_OF_REACH = -1e4
-"""Instead of a text's similarity to itself; minus infinity would make 0 x infinity of the KL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +145,15 @@ def similarity_loss(
         return embeddings.sum() * 0, {}
     embeddings, targets = taught
     itself = torch.eye(len(targets), dtype=torch.bool, device=embeddings.device)
+    least = torch.finfo(embeddings.dtype).min  # minus infinity would make 0 x infinity of the KL
 
     def ranking(vectors: Tensor, sharpness: float) -> Tensor:
-        return (vectors @ vectors.T / sharpness).masked_fill(itself, OUT_OF_REACH).log_softmax(1)
+        return (cosines(vectors, vectors) / sharpness).masked_fill(itself, least).log_softmax(1)
 
     aim = ranking(targets, teacher_temperature)
     total, nearest = embeddings.new_zeros(()), aim.argmax(1)
     for width in (*prefixes, embeddings.shape[1]):
-        student = ranking(F.normalize(embeddings[:, :width], dim=1), temperature)
+        student = ranking(embeddings[:, :width], temperature)
         kl = F.kl_div(student, aim, log_target=True, reduction="batchmean")
         total = total + kl * (1.0 if width == embeddings.shape[1] else PREFIX_WEIGHT)
     return total, {"agreement": (student.argmax(1) == nearest).to(embeddings).mean()}
